@@ -1,0 +1,1 @@
+"""Commands that move images between storage and `lib`."""

@@ -1,0 +1,10 @@
+"""The only rooms where TensorFlow may be imported; only `jobs/train.py` leads here, and late."""
+
+import os
+
+from lib.chatter import without_greetings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+with without_greetings():
+    import tensorflow  # noqa: F401  the greetings come with the first import

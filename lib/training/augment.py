@@ -1,0 +1,196 @@
+"""Views of an image as it might have been taken elsewhere: numpy and Pillow, about 2 ms each.
+
+What keeps a model from working on another day is light and polarity (the hand darker than the wall,
+or brighter) more than geometry, so tone and colour go far from the original. Always uint8
+(H, W, 3) in and out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+GREY = np.array([[0.299, 0.587, 0.114]] * 3)
+"""The matrix that takes all colour away (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a view may go from the image; a `_share` is how many views are changed so."""
+
+    rotation_deg: float = 35.0
+    zoom: tuple[float, float] = (0.6, 1.4)
+    shift: float = 0.12
+    """Of the side, either way."""
+    stretch: float = 0.25
+    """Width against height, either way."""
+    shear: float = 0.1
+    flip_share: float = 0.5
+    plain_edge_share: float = 0.3
+    """What a shift uncovers gets one colour; in the other views the edge is repeated."""
+    invert_share: float = 0.3
+    percentile_share: float = 0.35
+    """The darkest and brightest parts are cut off and the rest stretched over the whole range."""
+    gamma: tuple[float, float] = (0.4, 2.2)
+    contrast: tuple[float, float] = (0.6, 1.5)
+    brightness: float = 0.2
+    """Of the range, either way."""
+    curve_share: float = 0.1
+    """A smooth curve of its own for each channel, not always rising."""
+    grey_share: float = 0.25
+    permute_share: float = 0.25
+    hue_share: float = 0.5
+    saturation: tuple[float, float] = (0.0, 2.0)
+    shade_share: float = 0.4
+    shade: float = 0.6
+    """The darkest part of a soft shadow takes this much of the light."""
+    blur_share: float = 0.15
+    blur_px: tuple[float, float] = (0.5, 2.0)
+    noise_share: float = 0.3
+    noise: float = 12.0
+    """Standard deviation, in levels of 255, at the most."""
+    erase_share: float = 0.3
+    erase: tuple[float, float] = (0.05, 0.25)
+    """Sides of the covered rectangle, of the image's."""
+
+
+LIMITS = Limits()
+
+
+def view(image: np.ndarray, random: np.random.Generator, limits: Limits = LIMITS) -> np.ndarray:
+    """Return another view of an image; the same generator state gives the same view."""
+    for change in (_move, _tone, _colour, _shade, _blur, _grain, _erase):
+        image = change(image, random, limits)
+    return image
+
+
+def _factor(random: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Return a factor within bounds, as likely to halve as to double."""
+    return float(np.exp(random.uniform(*np.log(bounds))))
+
+
+def _move(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    height, width = image.shape[:2]
+    matrix = _affine(random, limits, width, height)
+    if random.random() < limits.plain_edge_share:
+        edge = np.concatenate([image[0], image[:, 0], image[:, -1]])
+        fill = edge[random.integers(len(edge))]
+    else:
+        pad = max(height, width) // 2
+        image = np.pad(image, [(pad, pad), (pad, pad), (0, 0)], mode="edge")
+        matrix = matrix + np.array([[0, 0, pad], [0, 0, pad]])
+        fill = image[0, 0]
+    moved = Image.fromarray(image).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        tuple(matrix.ravel()),
+        Image.Resampling.BILINEAR,
+        fillcolor=tuple(fill.tolist()),
+    )
+    return np.asarray(moved)
+
+
+def _affine(random: np.random.Generator, limits: Limits, width: int, height: int) -> np.ndarray:
+    """Return the matrix (2, 3) that takes a place in the view to its place in the image."""
+    angle = np.deg2rad(random.uniform(-limits.rotation_deg, limits.rotation_deg))
+    zoom = _factor(random, limits.zoom)
+    stretch = _factor(random, (1 / (1 + limits.stretch), 1 + limits.stretch))
+    flip = -1.0 if random.random() < limits.flip_share else 1.0
+    shear = np.array([[1.0, random.uniform(-limits.shear, limits.shear)], [0.0, 1.0]])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    linear = np.diag([flip / (zoom * stretch**0.5), stretch**0.5 / zoom]) @ turn @ shear
+    centre = np.array([width, height]) / 2
+    shift = random.uniform(-limits.shift, limits.shift, 2) * (width, height)
+    return np.column_stack([linear, centre - linear @ (centre + shift)])
+
+
+def _tone(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    """Pass every level through one table a channel."""
+    level = np.linspace(0.0, 1.0, 256)
+    if random.random() < limits.percentile_share:
+        cut = [random.uniform(0.5, 25), random.uniform(75, 99.5)]
+        low, high = np.percentile(image[::4, ::4], cut)
+        level = np.clip((level * 255 - low) / max(high - low, 24), 0, 1)
+    middle = random.uniform(0.3, 0.7)
+    level = (level ** _factor(random, limits.gamma) - middle) * _factor(random, limits.contrast)
+    level = level + middle + random.uniform(-limits.brightness, limits.brightness)
+    tables = np.tile(np.clip(level, 0, 1), (3, 1))
+    if random.random() < limits.curve_share:
+        tables = _bent(tables, random)
+    if random.random() < limits.invert_share:
+        tables = 1 - tables
+    levels = np.round(tables * 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(image).point(levels.ravel().tolist()))
+
+
+def _bent(tables: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    knots = random.uniform(0, 1, (3, 5))
+    knots = (knots + knots[:1]) / 2
+    places = np.linspace(0, 1, 5)
+    return np.stack([np.interp(table, places, k) for table, k in zip(tables, knots, strict=True)])
+
+
+def _colour(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    matrix = _colour_matrix(random, limits)
+    flat = np.column_stack([matrix, np.zeros(3)]).ravel().tolist()
+    return np.asarray(Image.fromarray(image).convert("RGB", tuple(flat)))
+
+
+def _colour_matrix(random: np.random.Generator, limits: Limits) -> np.ndarray:
+    if random.random() < limits.grey_share:
+        return GREY
+    matrix = np.eye(3)
+    if random.random() < limits.permute_share:
+        matrix = matrix[random.permutation(3)]
+    if random.random() < limits.hue_share:
+        matrix = _turned_hue(random.uniform(-np.pi, np.pi)) @ matrix
+    saturation = random.uniform(*limits.saturation)
+    return (GREY + saturation * (np.eye(3) - GREY)) @ matrix
+
+
+def _turned_hue(angle: float) -> np.ndarray:
+    """Return the rotation of colours about the grey axis (Rodrigues' formula)."""
+    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    return np.cos(angle) * np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) / 3
+
+
+def _shade(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    """Darken softly from one side, as a lamp or a shadow does."""
+    if random.random() >= limits.shade_share:
+        return image
+    height, width = image.shape[:2]
+    depth = random.uniform(0.1, limits.shade)
+    n_cells = int(random.integers(2, 4))
+    cells = Image.fromarray(random.integers(0, 256, (n_cells, n_cells), dtype=np.uint8))
+    soft = np.asarray(cells.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+    light = (256 * (1 - depth) + depth * soft).astype(np.uint16)
+    return (image * light[:, :, None] >> 8).astype(np.uint8)
+
+
+def _blur(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    if random.random() >= limits.blur_share:
+        return image
+    return np.asarray(
+        Image.fromarray(image).filter(ImageFilter.BoxBlur(random.uniform(*limits.blur_px)))
+    )
+
+
+def _grain(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    if random.random() >= limits.noise_share:
+        return image
+    spread = random.uniform(2, limits.noise) * 3**0.5  # a uniform of this half-width
+    grain = random.uniform(-spread, spread, (*image.shape[:2], 1)).astype(np.int16)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+def _erase(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+    """Cover a rectangle with one colour, so that no single part decides."""
+    if random.random() >= limits.erase_share:
+        return image
+    sides = (random.uniform(*limits.erase, 2) * image.shape[:2]).astype(int)
+    top, left = random.integers(0, np.array(image.shape[:2]) - sides)
+    image = image.copy()
+    image[top : top + sides[0], left : left + sides[1]] = random.integers(0, 256, 3, dtype=np.uint8)
+    return image

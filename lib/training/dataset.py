@@ -1,0 +1,119 @@
+"""The images of a training run: read and decoded once, kept on disk, served in batches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from lib import images, storage
+from lib.commands import Progress
+from lib.failures import Unreadable
+from lib.records import ErrorRow, Example, ImageRule
+
+N_READERS = 8
+"""Threads that read and decode; the reading waits for storage, the decoding lets go of the GIL."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Decoded images with their labels.
+
+    Attributes:
+        images: uint8 (N, size_px, size_px, 3), mapped from an unnamed temporary file, so that memory
+            does not grow with the number of images.
+        labels: int64 (N,), the index of each image's class.
+        examples: where each image came from, N of them.
+        unreadable: the images that could not be decoded, with their reasons.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    examples: list[Example]
+    unreadable: list[ErrorRow]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -> Dataset:
+    """Read and decode all examples, through the same door as every prediction.
+
+    Raises:
+        Broken: the storage failed; a bad image does not raise, it is listed in `unreadable`.
+    """
+    shape = (len(examples), rule.size_px, rule.size_px, 3)
+    with tempfile.TemporaryFile() as file:
+        pixels = np.memmap(file, np.uint8, "w+", shape=shape)
+    with Progress("reading", len(examples)) as progress, ThreadPoolExecutor(N_READERS) as pool:
+
+        def fill(row: int) -> ErrorRow | None:
+            error = _decode_into(pixels[row], examples[row], rule)
+            progress.add()
+            return error
+
+        errors = list(pool.map(fill, range(len(examples))))
+    readable = [row for row, error in enumerate(errors) if error is None]
+    for new, old in enumerate(readable):
+        if new != old:
+            pixels[new] = pixels[old]
+    kept = [examples[row] for row in readable]
+    index = {name: c for c, name in enumerate(classes)}
+    labels = np.array([index[example.label] for example in kept], np.int64)
+    return Dataset(pixels[: len(kept)], labels, kept, [error for error in errors if error])
+
+
+def _decode_into(pixels: np.ndarray, example: Example, rule: ImageRule) -> ErrorRow | None:
+    try:
+        blob = storage.read(example.uri, max_bytes=images.MAX_BYTES)
+        pixels[:] = images.decode(blob.data, rule)
+    except Unreadable as error:
+        return ErrorRow(example.uri, example.etag, {"code": error.code, "message": error.message})
+    return None
+
+
+class Batches(keras.utils.PyDataset):
+    """Images and labels in a new order every epoch, each image changed by `change` on the way.
+
+    Args:
+        rows: which rows of the dataset, int (n,).
+        change: a function of one image, uint8 (H, W, 3), and a random generator.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    ) -> None:
+        super().__init__(workers=1)
+        self._dataset = dataset
+        self._rows = rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._change = change
+        self._epoch = -1
+        self.on_epoch_begin()
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        pixels = self._dataset.images[rows]
+        if self._change:
+            random = np.random.default_rng((self._seed, self._epoch, batch))
+            pixels = np.stack([self._change(image, random) for image in pixels])
+        return pixels, self._dataset.labels[rows]
+
+    def on_epoch_begin(self) -> None:
+        """Draw the next order."""
+        self._epoch += 1
+        self._order = np.random.default_rng((self._seed, self._epoch)).permutation(self._rows)

@@ -1,0 +1,135 @@
+"""The two networks, side by side: a small CNN from nothing, and MobileNetV2 by transfer learning.
+
+Both take pixels as they are, uint8 0 to 255: the scaling each needs is a layer of its graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from lib.failures import Broken
+
+NAMES = ("cnn", "mobilenet")
+
+POOLED = "pooled"
+"""The layer of MobileNetV2 behind which only the head stands."""
+
+ALPHA = 0.35
+"""The width of MobileNetV2, as a share of the published one."""
+
+
+OTHER_WAYS = (
+    "other ways: set KERAS_HOME to a folder that has them, --backbone FILE.h5, --backbone BUNDLE, "
+    "--backbone none"
+)
+
+
+class NoWeights(Broken):
+    """ImageNet's weights are neither in Keras' cache nor to be had."""
+
+
+def cnn(n_classes: int, size_px: int) -> keras.Model:
+    """Return the small CNN: uint8 (N, size_px, size_px, 3) -> logits float32 (N, n_classes)."""
+    images = keras.Input((size_px, size_px, 3), dtype="uint8", name="images")
+    x = layers.Rescaling(1 / 255, name="scale")(images)
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(x)
+    x = layers.MaxPooling2D(2, 2, padding="same", name="pool1")(x)
+    x = layers.Conv2D(16, 4, padding="same", activation="relu", name="conv2")(x)
+    x = layers.MaxPooling2D(4, 2, padding="same", name="pool2")(x)
+    x = layers.Conv2D(16, 5, padding="same", activation="relu", name="conv3")(x)
+    x = layers.MaxPooling2D(2, 2, padding="same", name="last_map")(x)
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dense(256, activation="relu", name="dense1")(x)
+    x = layers.Dense(128, activation="relu", name="dense2")(x)
+    return keras.Model(images, layers.Dense(n_classes, name="logits")(x), name="cnn")
+
+
+def mobilenet(
+    n_classes: int, size_px: int, backbone: str | Mapping[str, np.ndarray]
+) -> keras.Model:
+    """Return MobileNetV2 0.35 with a head: uint8 (N, size_px, size_px, 3) -> logits (N, n_classes).
+
+    The backbone is frozen. Its BatchNorm layers stay so when convolutions are trained, because the
+    statistics of a few hundred images are worse than ImageNet's
+    (https://keras.io/guides/transfer_learning/).
+
+    Args:
+        backbone: `imagenet`, `none` (from nothing), the path of a Keras `.h5` weights file, or
+            weights by the path of their variable, as `bundle.weights` gives them.
+
+    Raises:
+        NoWeights: ImageNet's weights cannot be found.
+        Broken: the weights given do not fit.
+    """
+    images = keras.Input((size_px, size_px, 3), dtype="uint8", name="images")
+    scaled = layers.Rescaling(1 / 127.5, offset=-1, name="scale")(images)
+    base = _backbone(scaled, size_px, backbone)
+    for layer in base.layers:
+        layer.trainable = backbone == "none"
+    x = layers.GlobalAveragePooling2D(name=POOLED)(base.get_layer("out_relu").output)
+    x = layers.Dense(100, activation="relu", name="dense1")(x)
+    x = layers.Dropout(0.5, name="dropout")(x)
+    model = keras.Model(images, layers.Dense(n_classes, name="logits")(x), name="mobilenet")
+    if isinstance(backbone, Mapping):
+        _assign(base, backbone)
+    return model
+
+
+def _backbone(
+    scaled: object, size_px: int, backbone: str | Mapping[str, np.ndarray]
+) -> keras.Model:
+    weights = backbone if isinstance(backbone, str) and backbone != "none" else None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where Keras tells of a download
+            return keras.applications.MobileNetV2(
+                input_shape=(size_px, size_px, 3),
+                input_tensor=scaled,
+                alpha=ALPHA,
+                include_top=False,
+                weights=weights,
+            )
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        if weights != "imagenet":
+            raise Broken(
+                f"{weights}: does not hold the weights of this backbone ({error})"
+            ) from error
+        where = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+        raise NoWeights(
+            f"ImageNet's weights are not in {where} and cannot be downloaded"
+        ) from error
+
+
+def _assign(base: keras.Model, values: Mapping[str, np.ndarray]) -> None:
+    for variable in base.weights:
+        value = values.get(variable.path)
+        if value is None or value.shape != tuple(variable.shape):
+            raise Broken(f"the bundle's weights do not fit the backbone at {variable.path}")
+        variable.assign(value.astype(np.float32))
+
+
+def backbone_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return what a later training can go on from: the weights before the pooling, as float16."""
+    head = {
+        variable.path for name in ("dense1", "logits") for variable in model.get_layer(name).weights
+    }
+    return {
+        variable.path: np.asarray(variable).astype(np.float16)
+        for variable in model.weights
+        if variable.path not in head
+    }
+
+
+def unfreeze(model: keras.Model, from_layer: str | None = None) -> None:
+    """Let every layer from `from_layer` on learn (all of them without one), but no BatchNorm."""
+    learning = from_layer is None
+    for layer in model.layers:
+        learning = learning or layer.name == from_layer
+        layer.trainable = learning and not isinstance(layer, layers.BatchNormalization)
