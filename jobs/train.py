@@ -13,85 +13,84 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lib import bundle, commands, images, metrics, registry, sessions, storage
+from jobs import judge, photos
+from jobs.photos import Photos
+from lib import bundle, commands, metrics, registry
 from lib.commands import say
-from lib.failures import BadData, Misuse
-from lib.records import Card, Example, ImageRule
+from lib.failures import Misuse
+from lib.records import Card, ImageRule
+from lib.sessions import Sessions, Split
 
 if TYPE_CHECKING:
     from lib.training.dataset import Dataset
-    from lib.training.fit import Recipe, Trained
+    from lib.training.fit import Recipe
+    from lib.training.measure import Trained
 
 MODELS = ("cnn", "mobilenet")
-
-MIN_IMAGES_PER_CLASS = 3
-"""One to learn from, one to stop by, one to test on."""
-
-MAX_UNREADABLE_SHARE = 0.1
-"""More unreadable images than this share mean that something else is wrong."""
 
 SHIPPED = Path(__file__).parents[1] / "demo" / "models" / "mobilenet"
 """The finger counter, whose backbone stands in where ImageNet's weights cannot be had."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in the sources: images of classes, and how many other files, by their ending."""
+class Run:
+    """What all models of one run share."""
 
-    examples: list[Example]
-    ignored: Counter[str]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes in alphabetical order: the order of the scores."""
-        return tuple(sorted({example.label for example in self.examples}))
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of every image's place and etag: unchanged data has the same."""
-        lines = sorted(f"{example.key}\t{example.etag}" for example in self.examples)
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    arguments: argparse.Namespace
+    command: str
+    photos: Photos
+    dataset: Dataset
+    sessions: Sessions
+    split: Split
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training left behind: a row of the table."""
+    """What the training of one model left behind: a row of the table."""
 
     model: str
     version: str
     accuracy: metrics.Accuracy
+    how: str
+    worst_session: float
     seconds: float
     verdict: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
+    argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
-    found = find(arguments.source)
-    _check(found, arguments.source)
-    _tell(found)
+    found = photos.find(arguments.source, arguments.extra)
+    _tell_photos(found)
     if arguments.dry_run:
-        say(_split(found.examples, found.classes).how)
+        _tell_split(photos.split(found.examples, found.classes, arguments.extra)[1])
         return
 
-    from lib.training import dataset
+    names = _with_something_new(arguments, found)
+    if not names:
+        say("nothing new: the newest versions learned from these images, by this recipe (--force)")
+        _print([], arguments.json)
+        return
+
+    from lib.training import dataset, fit
 
     loaded = dataset.load(found.examples, found.classes, ImageRule())
-    _check_readable(loaded, found)
-    split = _split(loaded.examples, found.classes)
-    say(f"split: {split.how}; {_counts(Counter(split.sides.tolist()))} images")
-    if split.warning:
-        say(f"warning: {split.warning}")
-    command = shlex.join(
-        ["python", "-m", "jobs.train", *(argv if argv is not None else sys.argv[1:])]
-    )
-    outcomes = [_train(name, arguments, found, loaded, split, command) for name in arguments.models]
-    _print(outcomes, arguments.json)
+    for row in loaded.unreadable:
+        say(f"unreadable: {row.uri}: {row.error['message']}")
+    photos.check_readable(found, loaded.examples, loaded.unreadable)
+    groups, split = photos.split(loaded.examples, found.classes, arguments.extra)
+    _tell_split(split)
+    command = shlex.join(["python", "-m", "jobs.train", *argv])
+    recipe = fit.Recipe(depth=arguments.depth, seed=arguments.seed)
+    run = Run(arguments, command, found, loaded, groups, split, recipe)
+    _print([_train(name, run) for name in names], arguments.json)
 
 
 def _parser() -> commands.Parser:
@@ -100,25 +99,49 @@ def _parser() -> commands.Parser:
         description=__doc__,
         example="python -m jobs.train photos --registry registry",
     )
+    layout = (
+        "a folder or s3://bucket/prefix that holds <class>/<image> or <class>/<session>/<image>"
+    )
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=layout)
     parser.add_argument(
-        "source",
+        "--extra",
         nargs="+",
-        help="a folder or s3://bucket/prefix that holds <class>/<image> "
-        "or <class>/<session>/<image>",
+        default=[],
+        metavar="SOURCE",
+        help="more images, such as drawn ones, to learn from and never to measure on",
     )
     parser.add_argument("--registry", required=True, help="where the models go: a folder or s3://…")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument(
-        "--fine-tune", action="store_true", help="train every convolution of MobileNetV2 in the end"
+        "--frozen",
+        dest="depth",
+        action="store_const",
+        const="frozen",
+        help="the published recipes: no augmentation, and of MobileNetV2 the head alone",
     )
     depth.add_argument(
-        "--frozen", action="store_true", help="train the head of MobileNetV2 alone (the default)"
+        "--fine-tune",
+        dest="depth",
+        action="store_const",
+        const="all",
+        help="train every convolution of MobileNetV2 in the end (slower)",
     )
+    parser.set_defaults(depth="top")
     parser.add_argument(
         "--backbone",
         default="imagenet",
         help="where MobileNetV2 starts: imagenet (the default), none, a Keras .h5 FILE or a BUNDLE",
+    )
+    parser.add_argument(
+        "--cross-validate",
+        action="store_true",
+        help="leave each session out in turn to measure, then learn from all of them",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="train even where nothing is new, or a class has shrunk",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same numbers")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -126,193 +149,191 @@ def _parser() -> commands.Parser:
     return parser
 
 
-def find(sources: Sequence[str]) -> Found:
-    """List the images below the sources; a class is the first folder below its source."""
-    examples, ignored = [], Counter[str]()
-    for source in sources:
-        for entry in storage.entries(source):
-            key = storage.relative(entry.uri, source)
-            label, _, rest = key.partition("/")
-            hidden = any(part.startswith(".") for part in key.split("/"))
-            if rest and not hidden and images.has_image_extension(key):
-                examples.append(Example(entry.uri, entry.etag, key, label))
-            else:
-                ignored["hidden" if hidden else PurePosixPath(key).suffix.lower() or key] += 1
-    return Found(examples, ignored)
+def _asked(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return what of a command changes the model, besides the images."""
+    names = ("depth", "seed", "backbone", "cross_validate")
+    return {"asked": {name: getattr(arguments, name) for name in names}}
 
 
-def _check(found: Found, sources: Sequence[str]) -> None:
-    where = ", ".join(sources)
-    if not found.examples:
-        raise BadData(f"{where}: images must lie in <class>/<image>. Found: no image in any folder")
-    per_class = Counter(example.label for example in found.examples)
-    if len(per_class) < 2:
-        raise BadData(f"{where}: classes must be at least 2. Received: 1 ({next(iter(per_class))})")
-    for name, n_images in sorted(per_class.items()):
-        if n_images < MIN_IMAGES_PER_CLASS:
-            raise BadData(
-                f"{where}: a class needs at least {MIN_IMAGES_PER_CLASS} images. "
-                f"Received: {n_images} ({name})"
-            )
+def _with_something_new(arguments: argparse.Namespace, found: Photos) -> list[str]:
+    """Return the models that are worth training, after the checks that cost nothing."""
+    if arguments.force:
+        return arguments.models
+    where, asked = arguments.registry, _asked(arguments)
+    names = [n for n in arguments.models if not judge.is_nothing_new(where, n, found, asked)]
+    for name in names:
+        judge.check_not_shrunk(where, name, found)
+    return names
 
 
-def _check_readable(loaded: Dataset, found: Found) -> None:
-    for row in loaded.unreadable:
-        say(f"unreadable: {row.uri}: {row.error['message']}")
-    n_unreadable, n_images = len(loaded.unreadable), len(found.examples)
-    if n_unreadable > MAX_UNREADABLE_SHARE * n_images:
-        raise BadData(
-            f"at most {MAX_UNREADABLE_SHARE:.0%} of the images may be unreadable. "
-            f"Received: {n_unreadable} of {n_images}"
-        )
-    kept = Counter(example.label for example in loaded.examples)
-    for name in found.classes:
-        if kept[name] < MIN_IMAGES_PER_CLASS:
-            raise BadData(
-                f"a class needs at least {MIN_IMAGES_PER_CLASS} readable images. "
-                f"Received: {kept[name]} ({name})"
-            )
-
-
-def _tell(found: Found) -> None:
-    per_class = Counter(example.label for example in found.examples)
-    say(f"found {len(found.examples)} images in {len(per_class)} classes: {_counts(per_class)}")
+def _tell_photos(found: Photos) -> None:
+    say(f"found {len(found.examples):,} images in {len(found.classes)} classes: "
+        f"{_counts(found.per_class)}")  # fmt: skip
     if found.ignored:
         say(f"ignored {found.ignored.total()} other files: {_counts(found.ignored)}")
 
 
+def _tell_split(split: Split) -> None:
+    say(f"split: {split.how}; {_counts(Counter(split.sides.tolist()))} images")
+    if split.warning:
+        say(f"warning: {split.warning}")
+
+
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
 
 
-def _split(examples: Sequence[Example], classes: Sequence[str]) -> sessions.Split:
-    labels = np.array([classes.index(example.label) for example in examples])
-    return sessions.split(sessions.find(examples), labels)
-
-
-def _train(
-    name: str,
-    arguments: argparse.Namespace,
-    found: Found,
-    loaded: Dataset,
-    split: sessions.Split,
-    command: str,
-) -> Outcome:
-    from lib.training import export, fit
+def _train(name: str, run: Run) -> Outcome:
+    from lib.training import export
 
     started_s = time.monotonic()
-    recipe = fit.Recipe(fine_tune=arguments.fine_tune, seed=arguments.seed)
-    sides = fit.Sides(split.rows("train"), split.rows("validation"))
-    trained, backbone = _fit(name, arguments.backbone, loaded, sides, len(found.classes), recipe)
-    test = split.rows("test")
-    scores = trained.scores(loaded.images[test])
-    accuracy = metrics.accuracy(loaded.labels[test], scores)
-    card = Card(
-        name=name,
-        version=_version(found, recipe),
-        classes=found.classes,
-        image=ImageRule(),
-        threshold=trained.threshold,
-        temperature=trained.temperature,
-        metrics=_measured(loaded.labels[test], scores, found.classes),
-        data={
-            "sources": arguments.source,
-            "fingerprint": found.fingerprint,
-            "n_images": len(loaded),
-            "per_class": dict(sorted(Counter(e.label for e in loaded.examples).items())),
-            "n_unreadable": len(loaded.unreadable),
-            "ignored": dict(found.ignored),
-        },
-        sessions={
-            "how": split.how,
-            "warning": split.warning,
-            "n_images": Counter(split.sides.tolist()),
-        },
-        config={"command": command, "backbone": backbone, **asdict(recipe)},
-        libraries=export.libraries(),
-    )
+    trained, backbone = _learn(name, run)
+    labels = run.dataset.labels[trained.rows]
+    accuracy = metrics.accuracy(labels, trained.measured)
+    measured = _measured(labels, trained, run)
+    card = _card(name, run, trained, measured, backbone)
     with tempfile.TemporaryDirectory() as folder:
-        export.write(trained, card, Path(folder), loaded.images[split.rows("validation", "test")])
-        registry.publish(arguments.registry, Path(folder), name, card.version)
-    verdict = _judge(arguments.registry, card, loaded, test, accuracy)
-    return Outcome(name, card.version, accuracy, time.monotonic() - started_s, verdict)
+        export.write(trained, card, Path(folder), run.dataset.images[trained.rows])
+        registry.publish(run.arguments.registry, Path(folder), name, card.version)
+    images = run.dataset.images[trained.rows]
+    verdict = judge.judge(run.arguments.registry, card, labels, images, trained.measured)
+    worst = min(session["accuracy"] for session in measured["per_session"].values())
+    seconds = time.monotonic() - started_s
+    return Outcome(name, card.version, accuracy, trained.how, worst, seconds, verdict)
 
 
-def _fit(
-    name: str, backbone: str, loaded: Dataset, sides: object, n_classes: int, recipe: Recipe
-) -> tuple[Trained, str]:
+def _learn(name: str, run: Run) -> tuple[Trained, str]:
     """Train a model and return it with a word on the backbone it started from."""
-    from lib.training import fit, models
+    from lib.training import models
 
     if name == "cnn":
-        return fit.cnn(loaded, sides, n_classes, recipe), "none"
-    start = _backbone(backbone)
+        return _measure(name, run, "none"), "none"
+    asked = run.arguments.backbone
     try:
-        return fit.mobilenet(loaded, sides, n_classes, recipe, start), backbone
+        return _measure(name, run, _start(asked)), asked
     except models.NoWeights as error:
         if not (SHIPPED / bundle.CARD).is_file():
             raise
         say(
-            f"WARNING: MobileNetV2 goes on from the backbone of the finger counter that ships: {error}"
+            "WARNING: MobileNetV2 goes on from the backbone of the finger counter that ships: "
+            f"{error}"
         )
-        start = bundle.weights(str(SHIPPED))
-        return fit.mobilenet(loaded, sides, n_classes, recipe, start), "finger counter that ships"
+        return _measure(name, run, bundle.weights(str(SHIPPED))), "the finger counter that ships"
 
 
-def _backbone(backbone: str) -> str | Mapping[str, np.ndarray]:
+def _measure(name: str, run: Run, start: str | Mapping[str, np.ndarray]) -> Trained:
+    from lib.training import fit, measure
+
+    student = fit.Student(name, run.dataset, len(run.photos.classes), run.recipe, start)
+    if not run.arguments.cross_validate:
+        return measure.on_held_out(student, run.split)
+    rows = np.flatnonzero(run.sessions.names != "extra")
+    if not run.sessions.how or len(np.unique(run.sessions.names[rows])) < 2:
+        raise Misuse("--cross-validate needs at least 2 sessions, and they could not be told apart")
+    return measure.cross_validated(student, run.sessions.names.astype(str), rows)
+
+
+def _start(backbone: str) -> str | Mapping[str, np.ndarray]:
     if backbone in ("imagenet", "none"):
         return backbone
-    if backbone.endswith(".h5"):
-        if not Path(backbone).is_file():
-            raise Misuse(
-                f"--backbone must be imagenet, none, an .h5 FILE or a BUNDLE. No file {backbone}"
-            )
-        return backbone
-    return bundle.weights(registry.resolve(backbone))
+    if not backbone.endswith(".h5"):
+        return bundle.weights(registry.resolve(backbone))
+    if not Path(backbone).is_file():
+        raise Misuse(
+            f"--backbone must be imagenet, none, an .h5 FILE or a BUNDLE: no file {backbone}"
+        )
+    return backbone
 
 
-def _version(found: Found, recipe: Recipe) -> str:
+def _card(
+    name: str, run: Run, trained: Trained, measured: dict[str, object], backbone: str
+) -> Card:
+    from lib.training import export
+
+    return Card(
+        name=name,
+        version=_version(run),
+        classes=run.photos.classes,
+        image=ImageRule(),
+        threshold=trained.threshold,
+        temperature=trained.temperature,
+        metrics=measured,
+        data={
+            "sources": run.arguments.source,
+            "extra": run.arguments.extra,
+            "fingerprint": run.photos.fingerprint,
+            "n_images": len(run.dataset),
+            "n_extra": int(np.sum(run.sessions.names == "extra")),
+            "per_class": dict(sorted(Counter(e.label for e in run.dataset.examples).items())),
+            "n_unreadable": len(run.dataset.unreadable),
+            "ignored": dict(run.photos.ignored),
+        },
+        sessions={
+            "how": run.split.how,
+            "warning": run.split.warning,
+            "n_images": dict(Counter(run.split.sides.tolist())),
+        },
+        config={
+            "command": run.command,
+            "backbone": backbone,
+            **_asked(run.arguments),
+            **asdict(run.recipe),
+        },
+        libraries=export.libraries(),
+    )
+
+
+def _version(run: Run) -> str:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    asked = f"{found.fingerprint} {asdict(recipe)} {now}"
+    asked = f"{run.photos.fingerprint} {run.command} {now}"
     return f"{now}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
-def _measured(labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
+def _measured(labels: np.ndarray, trained: Trained, run: Run) -> dict[str, object]:
+    scores = trained.measured
+    names = run.sessions.names[trained.rows].astype(str)
+    sure = scores.max(1) >= trained.threshold
+    predicted = np.bincount(scores.argmax(1), minlength=scores.shape[1]) / max(len(scores), 1)
     return {
         "accuracy": asdict(metrics.accuracy(labels, scores)),
+        "how": trained.how,
+        "per_session": _per_session(labels, scores, names)
+        if run.sessions.how
+        else {"all": {"accuracy": metrics.accuracy(labels, scores).value, "n_images": len(labels)}},
         "calibration_error": round(metrics.calibration_error(labels, scores), 4),
         "log_loss": round(metrics.log_loss(labels, scores), 4),
-        "per_class": dict(zip(classes, metrics.per_class(labels, scores), strict=True)),
+        "sure_share": round(float(sure.mean()), 4),
+        "sure_accuracy": round(metrics.accuracy(labels[sure], scores[sure]).value, 4),
+        "per_class": dict(zip(run.photos.classes, metrics.per_class(labels, scores), strict=True)),
         "confusion": metrics.confusion(labels, scores).tolist(),
+        "scores_histogram": np.histogram(scores.max(1), 10, (0, 1))[0].tolist(),
+        "class_mix": dict(zip(run.photos.classes, predicted.round(4).tolist(), strict=True)),
     }
 
 
-def _judge(
-    where: str, card: Card, loaded: Dataset, test: np.ndarray, accuracy: metrics.Accuracy
-) -> str:
-    """Promote the new version unless the champion does better on the same held-out images."""
-    champion = registry.champion(where, card.name)
-    if champion is None:
-        registry.promote(where, card.name, card.version, "the first version")
-        return "champion"
-    before = bundle.load(storage.join(where, card.name, champion.version))
-    if before.card.classes != card.classes:
-        return f"kept as a candidate: the champion has other classes ({', '.join(before.card.classes)})"
-    theirs = metrics.accuracy(loaded.labels[test], before.predict(loaded.images[test]))
-    compared = f"{accuracy.value:.3f} against the champion's {theirs.value:.3f} on the same images"
-    if accuracy.value < theirs.value:
-        return f"kept as a candidate: {compared}"
-    registry.promote(where, card.name, card.version, compared)
-    return f"champion: {compared}"
+def _per_session(
+    labels: np.ndarray, scores: np.ndarray, names: np.ndarray
+) -> dict[str, dict[str, float]]:
+    return {
+        str(name): {
+            "accuracy": metrics.accuracy(labels[names == name], scores[names == name]).value,
+            "n_images": int((names == name).sum()),
+        }
+        for name in np.unique(names)
+    }
 
 
 def _print(outcomes: Sequence[Outcome], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
         return
-    print(f"{'model':<10} {'accuracy, 95 % interval':<38} {'seconds':>7}  version and verdict")
+    if not outcomes:
+        return
+    print(f"{'model':<10} {'accuracy, 95 % interval':<38} {'worst session':>13} {'seconds':>8}")
     for o in outcomes:
-        print(f"{o.model:<10} {o.accuracy!s:<38} {o.seconds:>7.0f}  {o.version}  {o.verdict}")
+        print(f"{o.model:<10} {o.accuracy!s:<38} {o.worst_session:>13.3f} {o.seconds:>8.0f}")
+    for o in outcomes:
+        print(f"{o.model} {o.version}: measured {o.how}; {o.verdict}")
 
 
 if __name__ == "__main__":

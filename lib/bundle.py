@@ -1,4 +1,4 @@
-"""A trained model as a folder: load it, verify it, ask it. LiteRT is imported when one is loaded."""
+"""A trained model as a folder: load, verify, predict, explain. LiteRT is imported by `load`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ CARD = "card.json"
 MODEL = "model.tflite"
 GOLDEN = "golden.npz"
 WEIGHTS = "weights.npz"
+MEASURED = "measured.npz"
+"""The scores behind the card's accuracy, by SHA-256 of the pixels: for the next comparison."""
 
 GOLDEN_TOLERANCE = 1e-3
-"""How far a replayed golden score may be from the stored one; processors differ in the last bits."""
+"""How far a replayed golden score may be from the stored one; processors differ a little."""
 
 N_INTERPRETERS = os.cpu_count() or 1
 """Interpreters a bundle holds at the most: one a core, one image at a time, is the fastest."""
@@ -62,9 +64,9 @@ class Bundle:
         return scores
 
     def explain(self, image: np.ndarray) -> np.ndarray:
-        """Return heat, float32 (h, w), 0 to 1: where one image, uint8 (1, H, W, 3), shows its class.
+        """Return heat, float32 (h, w), 0 to 1: where an image, uint8 (1, H, W, 3), shows its class.
 
-        Grad-CAM over the last convolution (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
+        Grad-CAM at the last convolution (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
         """
         self._check_images(image)
         with self._interpreter() as interpreter:

@@ -15,7 +15,7 @@ GREETINGS = (
     b"I0000 ",
     b"W0000 ",
 )
-"""How the lines begin that TensorFlow and LiteRT write while they start, whatever their settings."""
+"""How the lines begin that TensorFlow and LiteRT write while they start, whatever is set."""
 
 _one_at_a_time = threading.Lock()
 

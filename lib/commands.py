@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from lib.failures import Failure
@@ -13,12 +17,15 @@ from lib.failures import Failure
 LOG_EVERY_S = 30.0
 """How often progress writes a line where stderr is a file, in seconds."""
 
+GRACE_S = 10.0
+"""How long a stopped command may tidy up, in seconds; Spot kills it after 30."""
+
 REDRAW_EVERY_S = 0.1
 """How often progress redraws its bar on a terminal, in seconds."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose `--help` ends in a runnable example and whose errors are one line."""
+    """An argument parser whose `--help` ends in a runnable example, and whose errors are a line."""
 
     def __init__(self, *, description: str, example: str, **options: object) -> None:
         super().__init__(
@@ -50,6 +57,30 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     sys.exit(0)
 
 
+class Stopped(Failure):
+    """Somebody asked the process to end, as Spot does before it takes a machine back."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn SIGTERM into a failure, so that what is half-done is dropped and the exit code is 1.
+
+    A thread that waits for a store that does not answer is not waited for longer than `GRACE_S`.
+    """
+
+    def stop(*_: object) -> NoReturn:
+        end = threading.Timer(GRACE_S, os._exit, [Stopped.exit_code])
+        end.daemon = True
+        end.start()
+        raise Stopped("stopped by SIGTERM; the same command goes on from here")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def say(line: str) -> None:
     """Write one line about the work to stderr; results go to stdout."""
     print(line, file=sys.stderr, flush=True)
@@ -69,9 +100,11 @@ class Progress:
         self.n_total = n_total
         self.unit = unit
         self.n_done = 0
+        self._n_skipped = 0
         self._is_terminal = sys.stderr.isatty()
         self._every_s = REDRAW_EVERY_S if self._is_terminal else LOG_EVERY_S
         self._started_s = self._shown_s = time.monotonic()
+        self._counting = threading.Lock()
 
     def __enter__(self) -> Progress:
         return self
@@ -82,9 +115,15 @@ class Progress:
         else:
             say(self._line())
 
-    def add(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more as done; `note` stands behind the figures."""
+    def skip(self, n: int) -> None:
+        """Count `n` as done before, which the rate leaves out."""
         self.n_done += n
+        self._n_skipped += n
+
+    def add(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more as done, from any thread; `note` stands behind the figures."""
+        with self._counting:
+            self.n_done += n
         now_s = time.monotonic()
         if now_s - self._shown_s < self._every_s:
             return
@@ -102,8 +141,9 @@ class Progress:
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started_s, 1e-9)
-        rate = self.n_done / seconds
-        line = f"{self.what}: {self.n_done:,} of {self.n_total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
-        if not self.n_done or self.n_done >= self.n_total:
+        rate = (self.n_done - self._n_skipped) / seconds
+        counts = f"{self.what}: {self.n_done:,} of {self.n_total:,} {self.unit}"
+        line = f"{counts}, {rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+        if not rate or self.n_done >= self.n_total:
             return f"{line}, {seconds:.0f} s"
         return f"{line}, {(self.n_total - self.n_done) / rate:.0f} s left"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,12 @@ Z_95 = 1.959964
 """The normal quantile of a two-sided 95 % interval."""
 
 CALIBRATION_BINS = 15
+
+SIGNIFICANCE = 0.05
+"""A challenger is better where chance alone would make the same difference less often than this."""
+
+CLASS_MARGIN = 0.05
+"""The share of a class's images that a new champion may lose; one image is always forgiven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ def confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def per_class(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
-    """Return precision, recall and n_images of each class; 0 where nothing was answered or shown."""
+    """Return precision, recall and n_images of each class; 0 where nothing was told or shown."""
     counts = confusion(labels, scores)
     right = counts.diagonal()
     shown, answered = counts.sum(1), counts.sum(0)
@@ -102,14 +110,103 @@ def best_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray, wanted: float = 0.99) -> float:
-    """Return the least score, at most 0.9, above which a share of `wanted` answers is right.
+    """Return the best score, 0.5 to 0.9, under which the answer is to be "not sure".
 
-    Under it the answer is "not sure". At least an even bet, 0.5, is always asked for: images of
-    nothing that was trained on end up below.
+    Answers above it are right in a share of `wanted`, as far as 0.9 allows; and it is as high as it
+    can be while a share of `wanted` of the right answers stays above, because what the model was
+    never trained on scores below what it knows.
     """
     best, right = scores.max(1), scores.argmax(1) == labels
-    for threshold in np.arange(0.5, 0.9, 0.01):
-        sure = best >= threshold
-        if not sure.any() or right[sure].mean() >= wanted:
-            return float(round(threshold, 2))
-    return 0.9
+    grid = np.arange(50, 91) / 100
+    trusted = next(
+        (t for t in grid if (best >= t).any() and right[best >= t].mean() >= wanted), grid[-1]
+    )
+    usual = np.quantile(best[right], 1 - wanted) if right.any() else 0.0
+    return float(np.clip(np.floor(usual * 100) / 100, trusted, grid[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a challenger may replace the champion, and the figures behind it."""
+
+    promote: bool
+    reason: str
+    """A phrase for a person, with the figures."""
+    p_value: float
+    """McNemar's, 0 to 1."""
+    n_better: int
+    """Images that only the challenger gets right."""
+    n_worse: int
+    """Images that only the champion gets right."""
+
+
+def mcnemar(n_better: int, n_worse: int) -> float:
+    """Return how likely chance alone splits two models' differences so unevenly, 0 to 1.
+
+    The exact, two-sided test of McNemar (1947): the images that only one of two models gets right
+    are coin tosses if the models are equally good. It is right for few images too.
+    """
+    n = n_better + n_worse
+    tail = sum(math.comb(n, k) for k in range(min(n_better, n_worse) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def gate(
+    labels: np.ndarray,
+    champion_scores: np.ndarray,
+    challenger_scores: np.ndarray,
+    classes: Sequence[str],
+    *,
+    more_data: bool,
+    margin: float = CLASS_MARGIN,
+) -> Verdict:
+    """Decide whether a challenger may replace the champion, from the same held-out images.
+
+    It may if it is better by McNemar's test, or gets no fewer images right and learned from more;
+    and if no class loses more than `margin` of its images (or one image, where that is more), and
+    if it is surely better than always giving the most frequent answer: with shuffled labels both
+    models guess, and neither may win.
+
+    Args:
+        labels: int (N,).
+        champion_scores, challenger_scores: (N, C), of the same images in the same order.
+        classes: C names, for the reason.
+        more_data: whether the challenger learned from more images than the champion.
+        margin: 0 to 1.
+    """
+    before = champion_scores.argmax(1) == labels
+    after = challenger_scores.argmax(1) == labels
+    n_better, n_worse = int((after & ~before).sum()), int((before & ~after).sum())
+    p_value = mcnemar(n_better, n_worse)
+    refusal = _refusal(labels, challenger_scores, before, after, classes, margin)
+    better = n_better > n_worse and p_value < SIGNIFICANCE
+    not_worse = more_data and n_better >= n_worse
+    figures = (
+        f"right on {after.sum()} of {len(labels)} held-out images, the champion on {before.sum()} "
+        f"({n_better} only the new one, {n_worse} only the champion, p = {p_value:.2g})"
+    )
+    why = refusal or (
+        "better" if better else "not worse, from more images" if not_worse else "not surely better"
+    )
+    promote = not refusal and (better or not_worse)
+    return Verdict(promote, f"{why}: {figures}", p_value, n_better, n_worse)
+
+
+def _refusal(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    classes: Sequence[str],
+    margin: float,
+) -> str:
+    """Return why a challenger may not win whatever the paired test says, or nothing."""
+    most_frequent = np.bincount(labels).max() / len(labels) if len(labels) else 1.0
+    if accuracy(labels, scores).low <= most_frequent:
+        return "not surely better than guessing"
+    for label, name in enumerate(classes):
+        shown = labels == label
+        n_shown, n_lost = int(shown.sum()), int(before[shown].sum() - after[shown].sum())
+        if n_lost > max(1, margin * n_shown):
+            return f"class {name} loses {n_lost} of {n_shown} images, at most {margin:.0%} may be"
+    return ""

@@ -47,6 +47,8 @@ class Example:
 
     uri: str
     etag: str
+    source: str
+    """Where it was listed; sessions are told apart within one source."""
     key: str
     """Its place below the source: `<class>/<file>` or `<class>/<session>/<file>`."""
     label: str
@@ -178,7 +180,7 @@ def _check_card(card: Card, where: str) -> None:
 
 
 def prediction(uri: str, etag: str, card: Card, scores: list[float]) -> Prediction:
-    """Return the row for one image's scores, a list of floats in the order of the card's classes."""
+    """Return the row for one image's scores, which are in the order of the card's classes."""
     rounded = {name: round(score, 7) for name, score in zip(card.classes, scores, strict=True)}
     label = max(rounded, key=rounded.__getitem__)
     return Prediction(

@@ -1,9 +1,10 @@
 """Drawn hands that hold up 0 to 3 fingers, for trying everything without data.
 
-    python -m lib.samples FOLDER [--images-per-class N] [--seed N]
+    python -m lib.samples FOLDER [--images-per-class N] [--seed N] [--varied]
 
 writes FOLDER/<class>/HH-MM-SS-micro.png: three sessions, hours apart, each with its own light,
-background and skin. The same seed gives the same bytes.
+background and skin; with --varied every image has its own, to learn from. The same seed gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -461,11 +462,14 @@ class Frame:
     name: str
     label: str
     seed: int
-    scene: Scene
+    scene: Scene | None
+    """None: one of its own."""
 
 
-def write(folder: Path, n_images_per_class: int, seed: int) -> int:
+def write(folder: Path, n_images_per_class: int, seed: int, varied: bool = False) -> int:
     """Write `n_images_per_class` drawings for each class below `folder`; return how many in all.
+
+    They are the frames of three sessions, or, `varied`, each drawn in a scene of its own.
 
     Raises `Misuse` when either number is out of range or `folder` holds anything else than what
     this same call has written before.
@@ -474,7 +478,7 @@ def write(folder: Path, n_images_per_class: int, seed: int) -> int:
         raise Misuse(f"images per class must be at least 1. Received: {n_images_per_class}")
     if seed < 0:
         raise Misuse(f"seed must be at least 0. Received: {seed}")
-    frames = plan(n_images_per_class, seed)
+    frames = (varied_plan if varied else plan)(n_images_per_class, seed)
     _refuse_foreign(folder, {folder / frame.name for frame in frames})
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -500,6 +504,16 @@ def plan(n_images_per_class: int, seed: int) -> list[Frame]:
         for label, time_us, frame_seed in zip(labels, times, seeds, strict=True):
             frames.append(Frame(f"{label}/{_clock(time_us)}.png", label, frame_seed, scene))
     return frames
+
+
+def varied_plan(n_images_per_class: int, seed: int) -> list[Frame]:
+    """Return frames that have nothing in common, without capture times."""
+    seeds = np.random.default_rng(seed).integers(0, 2**32, (n_images_per_class, len(CLASSES)))
+    return [
+        Frame(f"{label}/{k:05}.png", label, frame_seed, None)
+        for k, row in enumerate(seeds.tolist())
+        for label, frame_seed in zip(CLASSES, row, strict=True)
+    ]
 
 
 def _session_scenes(rng: np.random.Generator, n_sessions: int) -> list[Scene]:
@@ -544,8 +558,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images-per-class", type=int, default=100, metavar="N", help="1 or more; default 100"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="0 or more; default 0")
+    parser.add_argument(
+        "--varied", action="store_true", help="a new scene for every image, instead of 3 sessions"
+    )
     asked = parser.parse_args(argv)
-    n_images = write(asked.folder, asked.images_per_class, asked.seed)
+    n_images = write(asked.folder, asked.images_per_class, asked.seed, asked.varied)
     sys.stdout.write(f"wrote {n_images} images of {len(CLASSES)} classes to {asked.folder}\n")
     return 0
 

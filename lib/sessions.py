@@ -34,9 +34,9 @@ class Sessions:
     """What was found.
 
     Attributes:
-        names: the session of each image, text (N,); sessions sort by age where times are known.
+        names: the session of each image, text (N,); they sort by age where times are known.
         how: how they were told apart, a phrase; empty where no session could be found.
-        blocks: a finer part of the session of each image, text (N,), by which a lone session is cut.
+        blocks: a finer part of the session of each image, text (N,), to cut a lone session by.
     """
 
     names: np.ndarray
@@ -58,16 +58,29 @@ class Split:
 
 
 def find(examples: Sequence[Example]) -> Sessions:
-    """Tell sessions apart by sub-folder, or by the time in the file name."""
+    """Tell sessions apart by sub-folder, or by the time in the file name, source by source."""
+    sources = list(dict.fromkeys(example.source for example in examples))
+    if len(sources) == 1:
+        return _find(examples)
+    names, blocks, hows = np.empty(len(examples), object), np.empty(len(examples), object), []
+    for k, source in enumerate(sources):
+        rows = [row for row, example in enumerate(examples) if example.source == source]
+        found = _find([examples[row] for row in rows])
+        start = f"source {k + 1}"
+        names[rows] = [f"{start}, {name}" for name in found.names] if found.how else start
+        blocks[rows] = [f"{start}, {block}" for block in found.blocks]
+        hows.append(found.how or "a source of which nothing is known is one")
+    return Sessions(names.astype(str), "; ".join(dict.fromkeys(hows)), blocks.astype(str))
+
+
+def _find(examples: Sequence[Example]) -> Sessions:
     folders = [example.key.split("/")[1:-1] for example in examples]
+    keys = np.array([example.key for example in examples])
     if all(folders):
-        names = np.array(["/".join(folder) for folder in folders])
-        keys = np.array([example.key for example in examples])
-        return Sessions(names, "by sub-folder", keys)
+        return Sessions(np.array(["/".join(folder) for folder in folders]), "by sub-folder", keys)
     times_s = [_time_s(example.key) for example in examples]
     if None not in times_s:
         return _by_time(np.array(times_s))
-    keys = np.array([example.key for example in examples])
     return Sessions(keys, "", keys)
 
 

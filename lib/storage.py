@@ -1,8 +1,9 @@
 """The one door for bytes: `s3://bucket/prefix` and local folders behind one small API.
 
     entries   what lies below a folder, in order            read     one object, and its etag
-    write     put, whatever was there                       create   put, only if nothing was there
-    swap      put, only if nothing changed since it was read
+    stat      one object as a listing would show it         create   put, only if nothing was there
+    write     put, whatever was there                       swap     put, only if nothing changed
+                                                                     since it was read
 
 boto3 finds credentials, region and endpoint, lists, writes, and gives errors that can be told
 apart. obstore reads, several times faster, wherever it can name the key.
@@ -23,7 +24,6 @@ import errno
 import os
 import re
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -164,6 +165,17 @@ def read(uri: str, etag: str | None = None, max_bytes: int | None = None) -> Blo
     return place.read(path, etag, max_bytes)
 
 
+def stat(uri: str) -> Entry:
+    """Return one object as a listing would show it; many threads may ask at once.
+
+    Raises:
+        Missing: no such object, bucket or file.
+        Denied, Unreachable, Broken: the store refuses or fails.
+    """
+    place, path = _locate_object(uri)
+    return place.stat(path)
+
+
 def write(uri: str, data: bytes) -> str:
     """Store `data`, whole or not at all, over whatever was there, and return its etag."""
     place, path = _locate_object(uri)
@@ -243,6 +255,12 @@ class _Files:
         _match(path, etag, found)  # again: another program may write into an open file
         return Blob(data, _token(found))
 
+    def stat(self, path: str) -> Entry:
+        found = _file_entry(path)
+        if found is None:
+            raise Missing(f"{path}: no such file")
+        return found
+
     def write(self, path: str, data: bytes) -> str:
         with _file_failures(path), _staged(path, data) as temp:
             return _replace(temp, path)
@@ -300,7 +318,7 @@ def _file_entry(path: str) -> Entry | None:
             if error.errno in (errno.ENOENT, errno.ELOOP):  # gone, or a link to nothing
                 return None
             raise
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+    if not S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
         return None
     return Entry(path, _token(found), found.st_size, found.st_mtime)
 
@@ -432,6 +450,17 @@ class _Bucket:
                     n_left -= 1
                     if not n_left:
                         raise
+
+    def stat(self, key: str) -> Entry:
+        with _s3_failures(self.uri(key)):
+            if _UNNAMEABLE.search(key):
+                found = self.client.head_object(Bucket=self.name, Key=key)
+                return self._entry({"Key": key, "Size": found["ContentLength"], **found})
+            import obstore
+
+            meta = obstore.head(self.reader, key)
+            modified_s = meta["last_modified"].timestamp()
+            return Entry(self.uri(key), meta["e_tag"] or "", meta["size"], modified_s)
 
     def write(self, key: str, data: bytes) -> str:
         return self._put(key, data)

@@ -14,6 +14,17 @@ import pytest
 from jobs import train
 from lib import samples
 
+BACKBONE = str(train.SHIPPED)
+"""Where trainings of the tests start: no network is needed."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep activations out of the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDFUL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
@@ -80,5 +91,5 @@ def hands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with one version of both models, trained for a moment on drawn hands."""
     folder = tmp_path_factory.mktemp("registry")
-    train.main([str(hands), "--registry", str(folder), "--backbone", "none"])
+    train.main([str(hands), "--registry", str(folder), "--frozen", "--backbone", BACKBONE])
     return folder

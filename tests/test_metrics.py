@@ -59,7 +59,15 @@ def test_temperature_undoes_what_was_multiplied() -> None:
 
 def test_threshold_rises_until_answers_are_right() -> None:
     labels = np.array([0] * 99 + [1])
-    sure = np.array([0.9] * 99 + [0.7])
+    sure = np.array([0.6] * 50 + [0.8] * 49 + [0.7])
     scores = np.column_stack([sure, 1 - sure])
-    assert metrics.best_threshold(labels, scores, wanted=1.0) == pytest.approx(0.7, abs=0.011)
-    assert metrics.best_threshold(labels, scores, wanted=0.9) == 0.5
+    assert metrics.best_threshold(labels, scores, wanted=1.0) == pytest.approx(0.71)
+    assert metrics.best_threshold(labels, scores, wanted=0.9) == pytest.approx(0.6)
+
+
+def test_threshold_is_as_high_as_the_right_answers_allow_and_never_over_nine_tenths() -> None:
+    labels = np.zeros(200, int)
+    sure = np.array([0.55] + [0.84] * 199)
+    assert metrics.best_threshold(labels, np.column_stack([sure, 1 - sure])) == pytest.approx(0.84)
+    assert metrics.best_threshold(labels, one_hot([0] * 200)) == 0.9
+    assert metrics.best_threshold(labels, one_hot([1] * 200)) == 0.9

@@ -328,3 +328,15 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="a file"):
         samples.write(tmp_path / "hands", n_images_per_class=1, seed=0)
     assert (tmp_path / "hands").read_text() == "mine"
+
+
+def test_varied_drawings_share_no_scene_and_have_no_capture_times(tmp_path: Path) -> None:
+    samples.write(tmp_path / "hands", 4, seed=3, varied=True)
+    names = sorted(str(p.relative_to(tmp_path / "hands")) for p in tmp_path.rglob("*.png"))
+    assert names == sorted(f"{label}/{k:05}.png" for label in samples.CLASSES for k in range(4))
+    corners = {images_corner(path) for path in tmp_path.rglob("*.png")}
+    assert len(corners) > 12
+
+
+def images_corner(path: Path) -> tuple[int, ...]:
+    return tuple(images.decode(path.read_bytes(), ImageRule(size_px=8))[0, 0].tolist())

@@ -10,7 +10,7 @@ from lib.records import Example
 
 
 def examples(*keys: str) -> list[Example]:
-    return [Example(f"photos/{key}", "", key, key.split("/")[0]) for key in keys]
+    return [Example(f"photos/{key}", "", "photos", key, key.split("/")[0]) for key in keys]
 
 
 def burst(label: str, clock: str, n: int = 5) -> list[Example]:

@@ -20,8 +20,8 @@ GREY = np.array([[0.299, 0.587, 0.114]] * 3)
 class Limits:
     """How far a view may go from the image; a `_share` is how many views are changed so."""
 
-    rotation_deg: float = 35.0
-    zoom: tuple[float, float] = (0.6, 1.4)
+    rotation_deg: float = 60.0
+    zoom: tuple[float, float] = (0.6, 1.6)
     shift: float = 0.12
     """Of the side, either way."""
     stretch: float = 0.25
@@ -42,6 +42,7 @@ class Limits:
     grey_share: float = 0.25
     permute_share: float = 0.25
     hue_share: float = 0.5
+    hue_deg: float = 180.0
     saturation: tuple[float, float] = (0.0, 2.0)
     shade_share: float = 0.4
     shade: float = 0.6
@@ -57,6 +58,25 @@ class Limits:
 
 
 LIMITS = Limits()
+
+NEAR_LIMITS = Limits(
+    rotation_deg=15,
+    zoom=(0.8, 1.25),
+    shift=0.1,
+    stretch=0.1,
+    shear=0.05,
+    curve_share=0,
+    grey_share=0.3,
+    permute_share=0,
+    hue_deg=30,
+    saturation=(0.0, 1.3),
+    gamma=(0.5, 2.0),
+    blur_share=0.1,
+    noise_share=0.1,
+    noise=6.0,
+    erase_share=0,
+)
+"""For a network that starts from nothing: the wide ones are more than it can hold."""
 
 
 def view(image: np.ndarray, random: np.random.Generator, limits: Limits = LIMITS) -> np.ndarray:
@@ -145,7 +165,7 @@ def _colour_matrix(random: np.random.Generator, limits: Limits) -> np.ndarray:
     if random.random() < limits.permute_share:
         matrix = matrix[random.permutation(3)]
     if random.random() < limits.hue_share:
-        matrix = _turned_hue(random.uniform(-np.pi, np.pi)) @ matrix
+        matrix = _turned_hue(np.deg2rad(random.uniform(-limits.hue_deg, limits.hue_deg))) @ matrix
     saturation = random.uniform(*limits.saturation)
     return (GREY + saturation * (np.eye(3) - GREY)) @ matrix
 

@@ -24,8 +24,8 @@ class Dataset:
     """Decoded images with their labels.
 
     Attributes:
-        images: uint8 (N, size_px, size_px, 3), mapped from an unnamed temporary file, so that memory
-            does not grow with the number of images.
+        images: uint8 (N, size_px, size_px, 3), mapped from an unnamed temporary file, so that
+            memory does not grow with the number of images.
         labels: int64 (N,), the index of each image's class.
         examples: where each image came from, N of them.
         unreadable: the images that could not be decoded, with their reasons.
@@ -82,6 +82,7 @@ class Batches(keras.utils.PyDataset):
     Args:
         rows: which rows of the dataset, int (n,).
         change: a function of one image, uint8 (H, W, 3), and a random generator.
+        shrink: each square of so many pixels a side becomes their mean.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int,
         change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        shrink: int = 1,
     ) -> None:
         super().__init__(workers=1)
         self._dataset = dataset
@@ -99,6 +101,7 @@ class Batches(keras.utils.PyDataset):
         self._batch_size = batch_size
         self._seed = seed
         self._change = change
+        self._shrink = shrink
         self._epoch = -1
         self.on_epoch_begin()
 
@@ -111,9 +114,18 @@ class Batches(keras.utils.PyDataset):
         if self._change:
             random = np.random.default_rng((self._seed, self._epoch, batch))
             pixels = np.stack([self._change(image, random) for image in pixels])
-        return pixels, self._dataset.labels[rows]
+        return shrunk(pixels, self._shrink), self._dataset.labels[rows]
 
     def on_epoch_begin(self) -> None:
         """Draw the next order."""
         self._epoch += 1
         self._order = np.random.default_rng((self._seed, self._epoch)).permutation(self._rows)
+
+
+def shrunk(pixels: np.ndarray, by: int) -> np.ndarray:
+    """Return images, uint8 (N, H, W, 3), with each square of `by` pixels a side as its mean."""
+    if by == 1:
+        return pixels
+    n, height, width, _ = pixels.shape
+    squares = pixels.reshape(n, height // by, by, width // by, by, 3)
+    return squares.mean((2, 4), dtype=np.float32).round().astype(np.uint8)

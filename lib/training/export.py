@@ -1,4 +1,4 @@
-"""From a trained network to a bundle: LiteRT, checked against Keras, with everything a card needs."""
+"""From a trained network to a bundle: LiteRT, checked against Keras."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import tensorflow as tf
 from lib import bundle, records, samples
 from lib.failures import Broken
 from lib.records import Card
-from lib.training import models, pictures
-from lib.training.fit import Trained
+from lib.training import models, pictures, report
 from lib.training.litert import convert
+from lib.training.measure import Trained
 
 FLOAT32_TOLERANCE = 1e-4
 FLOAT16_TOLERANCE = 0.01
@@ -38,8 +38,8 @@ def write(trained: Trained, card: Card, folder: Path, check_images: np.ndarray) 
     The weights are float16 where that changes no answer, float32 otherwise.
 
     Args:
-        check_images: uint8 (N, H, W, 3), on which LiteRT has to agree with Keras: the images that
-            were held out. None of them is kept.
+        check_images: uint8 (n, H, W, 3), that the network was measured on: here LiteRT has to
+            agree with Keras. Only their digests are kept.
 
     Raises:
         Broken: LiteRT does not give the scores of Keras.
@@ -48,9 +48,16 @@ def write(trained: Trained, card: Card, folder: Path, check_images: np.ndarray) 
     model_bytes, predict = _checked(trained, np.concatenate([golden, check_images]))
     (folder / bundle.MODEL).write_bytes(model_bytes)
     np.savez_compressed(folder / bundle.GOLDEN, images=golden, scores=predict(golden))
+    np.savez_compressed(
+        folder / bundle.MEASURED,
+        digests=np.array([hashlib.sha256(image).hexdigest() for image in check_images]),
+        scores=trained.measured.astype(np.float32),
+    )
     if card.name == "mobilenet":  # the small CNN always starts from nothing
         np.savez(folder / bundle.WEIGHTS, **models.backbone_weights(trained.model))
     _write_history(trained.history, folder)
+    pictures.confusion(card.metrics["confusion"], card.classes, folder / "confusion.png")
+    (folder / "report.md").write_text(report.markdown(card), encoding="utf-8")
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -135,8 +142,8 @@ def _heat(model: keras.Model, last_map: tf.Tensor, logits: tf.Tensor) -> tf.Tens
     """Return where the best class's logit comes from, (h, w), 0 to 1.
 
     Gradient times activation at the last map, summed over channels (HiResCAM, Draelos and Carin
-    2020, https://arxiv.org/abs/2011.08891); behind a global average it is exactly Grad-CAM. The head
-    is a chain of dense layers, so its gradient is written out: LiteRT has no tape.
+    2020, https://arxiv.org/abs/2011.08891); behind a global average it is exactly Grad-CAM. The
+    head is a chain of dense layers, so its gradient is written out: LiteRT has no tape.
     """
     pooled = model.name == "mobilenet"
     x = tf.reduce_mean(last_map, (1, 2)) if pooled else tf.reshape(last_map, (1, -1))

@@ -2,206 +2,303 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
-from lib import metrics
 from lib.commands import Progress
 from lib.training import augment, models
+from lib.training.activations import ActivationBatches, Looked, look
 from lib.training.dataset import Batches, Dataset
-from lib.training.litert import through
 
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+NOBODY = np.empty(0, np.int64)
+"""The rows of a validation that does not take place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The numbers behind a training; written in the card."""
 
-    fine_tune: bool = False
-    """Whether every convolution of MobileNetV2 learns too, at a low rate, once the head has."""
+    depth: str = "top"
+    """How much of MobileNetV2 learns: `frozen`, the head alone, by the published recipe; `top`, the
+    blocks after the cut too, from augmented views; `all`, every convolution in the end."""
     seed: int = 0
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    """Adam's rate while layers learn from nothing."""
-    n_epochs: int = 50
-    """Epochs at the most; early stopping ends sooner."""
+    label_smoothing: float = 0.1
+    """Of the true class's score, spread over all; the published recipe has none."""
+
+    head_rate: float = 1e-3
+    """Adam's rate for layers that start from nothing, in the published recipe."""
+    head_epochs: int = 50
+    """Epochs of the published recipe at the most; early stopping ends sooner."""
     patience_epochs: int = 3
     """Epochs without a lower validation loss before it stops; the best weights are restored."""
-    fine_tune_rate: float = 1e-4
-    """Adam's rate, falling to 0 by half a cosine, while convolutions go on from what they know."""
-    fine_tune_epochs: int = 10
+
+    n_views: int = 12
+    """Views of each image, the image itself among them, that the top learns from."""
+    top_rate: float = 1e-3
+    """Adam's highest rate while the top learns; it rises at first and falls by half a cosine."""
+    top_epochs: int = 12
+    views_per_epoch: int = 3
+
+    all_rate: float = 1e-4
+    """Adam's highest rate while every convolution learns."""
+    all_epochs: int = 2
+
+    cnn_rate: float = 1e-3
+    """Adam's highest rate for a network that starts from nothing."""
+    half_epochs: int = 16
+    """Epochs of the small CNN on images of half the size: a quarter of the work, and it finds what
+    a whole image of the same hand has in common sooner."""
+    cnn_epochs: int = 4
+    """Epochs at full size after that."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network that has learned.
+class Learned:
+    """A network after its training.
 
     Attributes:
         model: uint8 (N, H, W, 3) -> logits (N, C).
-        temperature: divides the logits before the softmax.
-        threshold: a best score under this is "not sure".
         history: a row for each epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy.
+        n_epochs: the epoch whose weights these are.
     """
 
     model: keras.Model
-    temperature: float
-    threshold: float
     history: list[dict[str, Any]]
-
-    def scores(self, images: np.ndarray) -> np.ndarray:
-        """Return scores, float32 (N, C), rows summing to 1, for images, uint8 (N, H, W, 3)."""
-        return metrics.softmax(self.model.predict(images, verbose=0), self.temperature)
+    n_epochs: int
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The rows of a dataset to learn from and to stop by, int (n,) each."""
+class Student:
+    """What is needed to train one model on any part of a dataset.
 
-    train: np.ndarray
-    validation: np.ndarray
-
-
-def cnn(dataset: Dataset, sides: Sides, n_classes: int, recipe: Recipe) -> Trained:
-    """Train the small CNN from nothing."""
-    keras.utils.set_random_seed(recipe.seed)
-    model = models.cnn(n_classes, dataset.images.shape[1])
-    history = _fit(model, _batches(dataset, sides.train, recipe), _held_out(dataset, sides), recipe)
-    return _calibrated(model, history, dataset, sides)
-
-
-def mobilenet(
-    dataset: Dataset,
-    sides: Sides,
-    n_classes: int,
-    recipe: Recipe,
-    backbone: str | Mapping[str, np.ndarray],
-) -> Trained:
-    """Train a head on the frozen backbone and, where the recipe says so, then the convolutions.
-
-    The frozen layers see each image once: the head learns from what they made of it.
-
-    Args:
-        backbone: as `models.mobilenet` takes it. From `none` all layers learn at once.
+    Attributes:
+        name: `cnn` or `mobilenet`.
+        dataset: all images.
+        n_classes: C, of the logits.
+        start: where MobileNetV2 starts, as `models.mobilenet` takes it.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    model = models.mobilenet(n_classes, dataset.images.shape[1], backbone)
-    if backbone == "none":
-        history = _fit(
-            model, _batches(dataset, sides.train, recipe), _held_out(dataset, sides), recipe
+
+    name: str
+    dataset: Dataset
+    n_classes: int
+    recipe: Recipe
+    start: str | Mapping[str, np.ndarray]
+
+    def learn(
+        self, train: np.ndarray, validation: np.ndarray = NOBODY, n_epochs: int | None = None
+    ) -> Learned:
+        """Train on some rows, int (n,), watching others.
+
+        Args:
+            n_epochs: the published recipe stops by itself where there is a validation; without
+                one it has to be told when.
+        """
+        keras.utils.set_random_seed(self.recipe.seed)
+        learned = self._learn(train, validation, n_epochs)
+        models.round_weights(learned.model)
+        return learned
+
+    def _learn(self, train: np.ndarray, validation: np.ndarray, n_epochs: int | None) -> Learned:
+        if self.name == "cnn":
+            return self._learn_cnn(train, validation, n_epochs)
+        model = models.mobilenet(self.n_classes, self._size_px, self.start)
+        if self.start == "none":
+            return self._learn_images(model, train, validation, self.recipe.half_epochs)
+        if self.recipe.depth == "frozen":
+            return self._learn_head(model, train, validation, n_epochs)
+        learned = self._learn_top(model, train, validation)
+        if self.recipe.depth == "top":
+            return learned
+        models.unfreeze(model)
+        then = self._learn_images(model, train, validation, self.recipe.all_epochs)
+        return Learned(model, learned.history + then.history, then.n_epochs)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a validation decides when this model stops."""
+        return self.recipe.depth == "frozen" and self.start != "none"
+
+    @property
+    def _size_px(self) -> int:
+        return self.dataset.images.shape[1]
+
+    def _learn_cnn(
+        self, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
+    ) -> Learned:
+        model = models.cnn(self.n_classes, self._size_px)
+        if self.recipe.depth == "frozen":
+            batches = Batches(self.dataset, train, batch_size=32, seed=self.recipe.seed)
+            watched = Batches(self.dataset, validation, batch_size=64, seed=0)
+            return self._until_it_stops(model, "all", batches, watched, n_epochs)
+        half = models.cnn(self.n_classes, self._size_px // 2)
+        first = self._learn_images(half, train, validation, self.recipe.half_epochs, shrink=2)
+        models.transplant(half, model)
+        then = self._learn_images(model, train, validation, self.recipe.cnn_epochs)
+        return Learned(model, first.history + then.history, then.n_epochs)
+
+    def _learn_head(
+        self, model: keras.Model, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
+    ) -> Learned:
+        """Train the head on what the frozen layers made of each image, by the published recipe."""
+        looked = look(model, models.POOLED, self.dataset, self.recipe, n_views=1)
+        head = self._after(model, models.POOLED)
+        batches = ActivationBatches(looked, train, batch_size=32, seed=self.recipe.seed)
+        watched = ActivationBatches(looked, validation, batch_size=256, seed=0)
+        learned = self._until_it_stops(head, "head", batches, watched, n_epochs)
+        return Learned(model, learned.history, learned.n_epochs)
+
+    def _learn_top(self, model: keras.Model, train: np.ndarray, validation: np.ndarray) -> Learned:
+        """Train head and top blocks on what the frozen layers made of each view."""
+        looked = look(model, models.CUT, self.dataset, self.recipe, n_views=self.recipe.n_views)
+        models.unfreeze(model, after=models.CUT)
+        batches = ActivationBatches(
+            looked,
+            train,
+            batch_size=64,
+            seed=self.recipe.seed,
+            views_per_epoch=self.recipe.views_per_epoch,
         )
-        return _calibrated(model, history, dataset, sides)
-    history = _fit_head(model, dataset, sides, recipe)
-    if recipe.fine_tune:
-        history += _fine_tune(model, dataset, sides, recipe)
-    return _calibrated(model, history, dataset, sides)
+        history = self._for_epochs(
+            self._after(model, models.CUT),
+            "top",
+            batches,
+            _unchanged(looked, validation),
+            self.recipe.top_rate,
+            self.recipe.top_epochs,
+        )
+        return Learned(model, history, self.recipe.top_epochs)
+
+    def _learn_images(
+        self,
+        model: keras.Model,
+        train: np.ndarray,
+        validation: np.ndarray,
+        n_epochs: int,
+        shrink: int = 1,
+    ) -> Learned:
+        """Train every layer that may learn on a new view of each image in every epoch."""
+        is_cnn = self.name == "cnn"
+        limits = augment.NEAR_LIMITS if is_cnn else augment.LIMITS
+        batches = Batches(
+            self.dataset,
+            train,
+            batch_size=32,
+            seed=self.recipe.seed,
+            change=partial(augment.view, limits=limits),
+            shrink=shrink,
+        )
+        watched = Batches(self.dataset, validation, batch_size=64, seed=0, shrink=shrink)
+        rate = self.recipe.cnn_rate if is_cnn else self.recipe.all_rate
+        stage = "all" if shrink == 1 else "half size"
+        history = self._for_epochs(model, stage, batches, watched, rate, n_epochs)
+        return Learned(model, history, n_epochs)
+
+    def _after(self, model: keras.Model, layer: str) -> keras.Model:
+        return keras.Model(model.get_layer(layer).output, model.output, name=model.name)
+
+    def _until_it_stops(
+        self,
+        model: keras.Model,
+        stage: str,
+        batches: keras.utils.PyDataset,
+        watched: keras.utils.PyDataset,
+        n_epochs: int | None,
+    ) -> Learned:
+        """Fit until the validation loss stops falling and go back to its lowest."""
+        stopping = keras.callbacks.EarlyStopping(
+            patience=self.recipe.patience_epochs, restore_best_weights=True
+        )
+        model.compile(
+            keras.optimizers.Adam(self.recipe.head_rate),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        if n_epochs:
+            return Learned(model, _fit(model, stage, batches, watched, n_epochs), n_epochs)
+        history = _fit(model, stage, batches, watched, self.recipe.head_epochs, stopping)
+        return Learned(model, history, stopping.best_epoch + 1)
+
+    def _for_epochs(
+        self,
+        model: keras.Model,
+        stage: str,
+        batches: keras.utils.PyDataset,
+        watched: keras.utils.PyDataset,
+        rate: float,
+        n_epochs: int,
+    ) -> list[dict[str, Any]]:
+        """Fit for so many epochs, the rate rising for the first twentieth of the steps."""
+        n_steps = n_epochs * len(batches)
+        n_warm = max(1, n_steps // 20)
+        falling = keras.optimizers.schedules.CosineDecay(
+            rate / n_warm, n_steps - n_warm, warmup_target=rate, warmup_steps=n_warm
+        )
+        model.compile(
+            keras.optimizers.Adam(falling, global_clipnorm=1.0),
+            SmoothedCrossentropy(self.n_classes, self.recipe.label_smoothing),
+            metrics=["accuracy"],
+        )
+        return _fit(model, stage, batches, watched, n_epochs)
 
 
-def _fit_head(
-    model: keras.Model, dataset: Dataset, sides: Sides, recipe: Recipe
-) -> list[dict[str, Any]]:
-    pooled = model.get_layer(models.POOLED).output
-    rows = np.concatenate([sides.train, sides.validation])
-    features = through(keras.Model(model.input, pooled), dataset.images, rows)
-    n_train = len(sides.train)
-    labels = dataset.labels[rows]
-    return _fit(
-        keras.Model(pooled, model.output, name="mobilenet"),
-        (features[:n_train], labels[:n_train]),
-        (features[n_train:], labels[n_train:]),
-        recipe,
-        stage="head",
-    )
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits with labels that leave a little to the other classes.
+
+    Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7.
+    """
+
+    def __init__(self, n_classes: int, smoothing: float) -> None:
+        super().__init__(name="smoothed_crossentropy")
+        self._n_classes = n_classes
+        self._smoothing = smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each image, float32 (N,)."""
+        sure = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), self._n_classes)
+        soft = sure * (1 - self._smoothing) + self._smoothing / self._n_classes
+        return keras.losses.categorical_crossentropy(soft, y_pred, from_logits=True)
 
 
-def _fine_tune(
-    model: keras.Model, dataset: Dataset, sides: Sides, recipe: Recipe
-) -> list[dict[str, Any]]:
-    models.unfreeze(model)
-    batches = _batches(dataset, sides.train, recipe, augment.view)
-    rate = keras.optimizers.schedules.CosineDecay(
-        recipe.fine_tune_rate, recipe.fine_tune_epochs * len(batches)
-    )
-    return _fit(
-        model,
-        batches,
-        _held_out(dataset, sides),
-        recipe,
-        stage="convolutions",
-        rate=rate,
-        n_epochs=recipe.fine_tune_epochs,
-    )
-
-
-def _batches(
-    dataset: Dataset,
-    rows: np.ndarray,
-    recipe: Recipe,
-    change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
-) -> Batches:
-    return Batches(dataset, rows, batch_size=recipe.batch_size, seed=recipe.seed, change=change)
-
-
-def _held_out(dataset: Dataset, sides: Sides) -> Batches:
-    return Batches(dataset, sides.validation, batch_size=64, seed=0)
+def _unchanged(looked: Looked, rows: np.ndarray) -> ActivationBatches:
+    """Return the images themselves, without their other views."""
+    alone = Looked(looked.outputs[:, :1], looked.labels)
+    return ActivationBatches(alone, rows, batch_size=256, seed=0)
 
 
 def _fit(
     model: keras.Model,
-    train: Any,
-    validation: Any,
-    recipe: Recipe,
-    *,
-    stage: str = "all",
-    rate: Any = None,
-    n_epochs: int | None = None,
+    stage: str,
+    batches: keras.utils.PyDataset,
+    watched: keras.utils.PyDataset,
+    n_epochs: int,
+    *callbacks: keras.callbacks.Callback,
 ) -> list[dict[str, Any]]:
-    """Fit until the validation loss stops falling, go back to its lowest, return a row an epoch."""
-    n_epochs = n_epochs or recipe.n_epochs
-    model.compile(
-        keras.optimizers.Adam(rate or recipe.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    stopping = keras.callbacks.EarlyStopping(
-        patience=recipe.patience_epochs, restore_best_weights=True, start_from_epoch=0
-    )
+    """Fit and return a row an epoch; what is not watched is empty."""
     with Progress(f"training {model.name}, {stage}", n_epochs, "epochs") as progress:
         telling = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda _, logs: progress.add(
-                note=f"loss {logs['loss']:.3f}, validation accuracy {logs['val_accuracy']:.3f}"
+                note=", ".join(f"{name} {logs[name]:.3f}" for name in MEASURES if name in logs)
             )
         )
-        x, y = train if isinstance(train, tuple) else (train, None)
         told = model.fit(
-            x,
-            y,
-            validation_data=validation,
-            batch_size=None if y is None else recipe.batch_size,
+            batches,
+            validation_data=watched if len(watched) else None,
             epochs=n_epochs,
-            callbacks=[stopping, telling],
+            callbacks=[*callbacks, telling],
             verbose=0,
         )
     return [
         {
             "stage": stage,
             "epoch": epoch + 1,
-            **{name: round(told.history[name][epoch], 6) for name in MEASURES},
+            **{n: round(told.history[n][epoch], 6) if n in told.history else "" for n in MEASURES},
         }
         for epoch in told.epoch
     ]
-
-
-def _calibrated(
-    model: keras.Model, history: list[dict[str, Any]], dataset: Dataset, sides: Sides
-) -> Trained:
-    """Choose temperature and threshold on the images that were held out."""
-    labels = dataset.labels[sides.validation]
-    logits = model.predict(dataset.images[sides.validation], verbose=0)
-    temperature = metrics.best_temperature(labels, logits)
-    threshold = metrics.best_threshold(labels, metrics.softmax(logits, temperature))
-    return Trained(model, temperature, threshold, history)

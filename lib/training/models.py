@@ -22,6 +22,9 @@ NAMES = ("cnn", "mobilenet")
 POOLED = "pooled"
 """The layer of MobileNetV2 behind which only the head stands."""
 
+CUT = "block_12_add"
+"""The layer of MobileNetV2 after which it learns from augmented views; those before stay frozen."""
+
 ALPHA = 0.35
 """The width of MobileNetV2, as a share of the published one."""
 
@@ -50,6 +53,22 @@ def cnn(n_classes: int, size_px: int) -> keras.Model:
     x = layers.Dense(256, activation="relu", name="dense1")(x)
     x = layers.Dense(128, activation="relu", name="dense2")(x)
     return keras.Model(images, layers.Dense(n_classes, name="logits")(x), name="cnn")
+
+
+def transplant(half: keras.Model, model: keras.Model) -> None:
+    """Give the small CNN what it learned on images of half the size.
+
+    The convolutions are the same. Where the first dense layer had one place, it now has four, each
+    with a quarter of the weight.
+    """
+    for layer in half.layers:
+        values = layer.get_weights()
+        if layer.name == "dense1":
+            side = half.get_layer("last_map").output.shape[1]
+            kernel = values[0].reshape(side, side, -1, values[0].shape[1])
+            kernel = kernel.repeat(2, axis=0).repeat(2, axis=1) / 4
+            values = [kernel.reshape(-1, kernel.shape[-1]), values[1]]
+        model.get_layer(layer.name).set_weights(values)
 
 
 def mobilenet(
@@ -103,7 +122,7 @@ def _backbone(
             ) from error
         where = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
         raise NoWeights(
-            f"ImageNet's weights are not in {where} and cannot be downloaded"
+            f"ImageNet's weights are not in {where} and cannot be downloaded; {OTHER_WAYS}"
         ) from error
 
 
@@ -127,9 +146,15 @@ def backbone_weights(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
-def unfreeze(model: keras.Model, from_layer: str | None = None) -> None:
-    """Let every layer from `from_layer` on learn (all of them without one), but no BatchNorm."""
-    learning = from_layer is None
+def unfreeze(model: keras.Model, after: str | None = None) -> None:
+    """Let every layer behind `after` learn (all of them without one), but no BatchNorm."""
+    learning = after is None
     for layer in model.layers:
-        learning = learning or layer.name == from_layer
         layer.trainable = learning and not isinstance(layer, layers.BatchNormalization)
+        learning = learning or layer.name == after
+
+
+def round_weights(model: keras.Model) -> None:
+    """Round every weight to what float16 can hold, so that what is measured is what is served."""
+    for variable in model.weights:
+        variable.assign(np.asarray(variable).astype(np.float16).astype(np.float32))

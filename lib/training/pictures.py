@@ -36,3 +36,21 @@ def _mark_stages(axes: Any, history: Sequence[dict[str, Any]]) -> None:
             axes.annotate(
                 stages[epoch], (epoch + 0.6, axes.get_ylim()[0]), fontsize=8, color="grey"
             )
+
+
+def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
+    """Draw which class was taken for which to a PNG: row the truth, column the answer."""
+    side = 1.6 + 0.55 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, numbers in enumerate(counts):
+        for column, n in enumerate(numbers):
+            colour = "white" if shares[row][column] > 0.5 else "black"
+            axes.text(column, row, f"{n:,}" if n else "·", ha="center", va="center", color=colour)
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=45 if max(map(len, classes)) > 3 else 0)
+    axes.set_yticks(places, classes)
+    axes.set(xlabel="answer", ylabel="truth")
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,0 +1,88 @@
+"""Before a training, whether there is anything new; after it, whether the new version may lead."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+from jobs.photos import Photos
+from lib import bundle, metrics, registry, storage
+from lib.failures import BadData
+from lib.records import Card
+
+MIN_KEPT_SHARE = 0.5
+"""A class with less than this share of the champion's images is taken for an accident."""
+
+
+def is_nothing_new(where: str, name: str, photos: Photos, config: Mapping[str, object]) -> bool:
+    """Return whether the newest version learned from the same images by the same recipe."""
+    versions = registry.versions(where, name)
+    if not versions:
+        return False
+    newest = registry.card(where, name, versions[-1])
+    same_recipe = all(newest.config.get(key) == value for key, value in config.items())
+    return newest.data.get("fingerprint") == photos.fingerprint and same_recipe
+
+
+def check_not_shrunk(where: str, name: str, photos: Photos) -> None:
+    """Stop before a training that would forget a class.
+
+    Raises:
+        BadData: a class has lost most of the images that the champion learned from.
+    """
+    champion = registry.champion(where, name)
+    if champion is None:
+        return
+    before = registry.card(where, name, champion.version).data.get("per_class", {})
+    for label, n_before in before.items():
+        n_now = photos.per_class[label]
+        if n_now < MIN_KEPT_SHARE * n_before:
+            raise BadData(
+                f"class {label} must keep at least {MIN_KEPT_SHARE:.0%} of the {n_before:,} images "
+                f"the champion of {name} learned from. Received: {n_now:,} (--force trains anyway)"
+            )
+
+
+def judge(
+    where: str, card: Card, labels: np.ndarray, images: np.ndarray, scores: np.ndarray
+) -> str:
+    """Promote a new version if the gate lets it through, and say what became of it.
+
+    Champion and challenger are compared image by image on what the challenger was measured on.
+
+    Args:
+        labels: int (n,).
+        images: uint8 (n, H, W, 3), that the challenger had not seen when it was measured.
+        scores: what it answered, (n, C).
+    """
+    champion = registry.champion(where, card.name)
+    if champion is None:
+        registry.promote(where, card.name, card.version, "the first version")
+        return "champion: the first version"
+    before = bundle.load(storage.join(where, card.name, champion.version))
+    if before.card.classes != card.classes:
+        return f"candidate: the champion has other classes ({', '.join(before.card.classes)})"
+    more_data = card.data["n_images"] > before.card.data["n_images"]
+    theirs = _unseen_scores(before, images)
+    verdict = metrics.gate(labels, theirs, scores, card.classes, more_data=more_data)
+    if not verdict.promote:
+        return f"candidate: {verdict.reason}"
+    registry.promote(where, card.name, card.version, verdict.reason)
+    return f"champion: {verdict.reason}"
+
+
+def _unseen_scores(model: bundle.Bundle, images: np.ndarray) -> np.ndarray:
+    """Return a champion's scores, those from when it had not seen an image where there are such.
+
+    A champion that was cross-validated has learned from every image by now.
+    """
+    scores = model.predict(images)
+    measured = storage.read(storage.join(model.uri, bundle.MEASURED)).data
+    with np.load(io.BytesIO(measured), allow_pickle=False) as kept:
+        unseen = dict(zip(kept["digests"].tolist(), kept["scores"], strict=True))
+    for row, image in enumerate(images):
+        scores[row] = unseen.get(hashlib.sha256(image).hexdigest(), scores[row])
+    return scores

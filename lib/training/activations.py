@@ -1,0 +1,187 @@
+"""What frozen layers make of an image never changes: it is computed once and kept.
+
+    <cache>/<what was looked through, and at which views>/<digest of the pixels>.npy
+
+The next training on the same images, or on some more, computes only what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lib.bundle import N_INTERPRETERS, signatures
+from lib.commands import Progress
+from lib.training import augment
+from lib.training.dataset import Dataset
+from lib.training.litert import convert
+
+if TYPE_CHECKING:
+    from lib.training.fit import Recipe
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Activations of every view of every image.
+
+    Attributes:
+        outputs: float16 (N, V, ...), mapped from an unnamed temporary file; view 0 is the image.
+        labels: int64 (N,).
+    """
+
+    outputs: np.ndarray
+    labels: np.ndarray
+
+
+def cache_folder() -> Path:
+    """Return where activations are kept: `HANDFUL_CACHE`, or a folder in the user's cache."""
+    chosen = os.environ.get("HANDFUL_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handful"
+
+
+def look(model: keras.Model, layer: str, dataset: Dataset, recipe: Recipe, n_views: int) -> Looked:
+    """Return what a model's layers up to `layer` make of each image and of other views of it.
+
+    All cores work through LiteRT, which runs frozen layers several times faster than TensorFlow.
+    """
+    frozen = keras.Model(model.input, model.get_layer(layer).output)
+    shape = (len(dataset), n_views, *frozen.output_shape[1:])
+    with tempfile.TemporaryFile() as file:
+        outputs = np.memmap(file, np.float16, "w+", shape=shape)
+    kept = cache_folder() / _key(frozen, layer, recipe, n_views)
+    kept.mkdir(parents=True, exist_ok=True)
+    paths = [kept / f"{hashlib.sha256(image).hexdigest()}.npy" for image in dataset.images]
+    missing = [row for row, path in enumerate(paths) if not _recall(path, outputs[row])]
+    if missing:
+        _compute(frozen, dataset, recipe.seed, outputs, paths, missing)
+    return Looked(outputs, dataset.labels)
+
+
+def _key(frozen: keras.Model, layer: str, recipe: Recipe, n_views: int) -> str:
+    """Return a digest of all that the activations depend on but the image."""
+    digest = hashlib.sha256(repr((layer, n_views, recipe.seed)).encode())
+    if n_views > 1:
+        digest.update(repr(asdict(augment.LIMITS)).encode())
+    for weight in frozen.weights:
+        digest.update(np.asarray(weight).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _recall(path: Path, output: np.ndarray) -> bool:
+    """Fill in what was kept, and tell whether it was there whole."""
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    if kept.shape != output.shape or kept.dtype != output.dtype:
+        return False
+    output[:] = kept
+    return True
+
+
+def _compute(
+    frozen: keras.Model,
+    dataset: Dataset,
+    seed: int,
+    outputs: np.ndarray,
+    paths: list[Path],
+    rows: list[int],
+) -> None:
+    n_views = outputs.shape[1]
+    runners: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    content = convert(_signature(frozen))
+    for _ in range(N_INTERPRETERS):
+        runners.put(signatures(content, "frozen")["frozen"])
+    with (
+        Progress("looking", len(rows) * n_views, "views") as progress,
+        ThreadPoolExecutor(N_INTERPRETERS) as pool,
+    ):
+
+        def look_at(row: int) -> None:
+            runner = runners.get()
+            image = dataset.images[row]
+            for view in range(n_views):
+                pixels = augment.view(image, _random(paths[row], seed, view)) if view else image
+                outputs[row, view] = runner(images=pixels[None])["outputs"][0]
+            runners.put(runner)
+            _keep(paths[row], outputs[row])
+            progress.add(n_views)
+
+        list(pool.map(look_at, rows))
+
+
+def _random(path: Path, seed: int, view: int) -> np.random.Generator:
+    """Return the random numbers of one view: of the image's content, wherever it stands."""
+    return np.random.default_rng((int(path.stem[:16], 16), seed, view))
+
+
+def _keep(path: Path, output: np.ndarray) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.save(file, output, allow_pickle=False)
+    os.replace(file.name, path)  # whole or absent, whoever else writes it
+
+
+def _signature(frozen: keras.Model) -> Any:
+    """Return what adds the one signature of frozen layers to an archive."""
+    spec = tf.TensorSpec((1, *frozen.input_shape[1:]), tf.uint8, name="images")
+
+    def add(archive: keras.export.ExportArchive) -> None:
+        archive.track(frozen)
+        archive.add_endpoint("frozen", lambda images: {"outputs": frozen(images)}, [spec])
+
+    return add
+
+
+class ActivationBatches(keras.utils.PyDataset):
+    """Activations and labels in a new order every epoch.
+
+    An epoch shows `views_per_epoch` views of each image; all views come before one comes again.
+    """
+
+    def __init__(
+        self,
+        looked: Looked,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        views_per_epoch: int = 1,
+    ) -> None:
+        super().__init__(workers=1)
+        self._looked = looked
+        self._rows = rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._n_shown = len(rows) * views_per_epoch
+        self._epochs_per_pass = looked.outputs.shape[1] // views_per_epoch
+        self._epoch = -1
+        self.on_epoch_begin()
+
+    def __len__(self) -> int:
+        return -(-self._n_shown // self._batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        images, views = np.divmod(order, self._looked.outputs.shape[1])
+        rows = self._rows[images]
+        return self._looked.outputs[rows, views].astype(np.float32), self._looked.labels[rows]
+
+    def on_epoch_begin(self) -> None:
+        """Take the next part of the order of all views, or draw a new one."""
+        self._epoch += 1
+        which_pass, part = divmod(self._epoch, self._epochs_per_pass)
+        n_all = len(self._rows) * self._looked.outputs.shape[1]
+        order = np.random.default_rng((self._seed, which_pass)).permutation(n_all)
+        self._order = order[part * self._n_shown : (part + 1) * self._n_shown]

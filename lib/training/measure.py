@@ -1,0 +1,118 @@
+"""Honest numbers: every score counted here is of an image whose session the model never saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from lib import metrics
+from lib.sessions import Split
+from lib.training.dataset import Dataset
+from lib.training.fit import NOBODY, Learned, Student
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that has learned, with what it answered on sessions it had not seen.
+
+    Attributes:
+        model: uint8 (N, H, W, 3) -> logits (N, C).
+        temperature: divides the logits before the softmax.
+        threshold: a best score under this is "not sure".
+        history: a row for each epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy.
+        rows: the images it was measured on, int (n,).
+        measured: their scores, float (n, C), by a model that never saw their session.
+        how: a phrase for how they were held out.
+    """
+
+    model: keras.Model
+    temperature: float
+    threshold: float
+    history: list[dict[str, Any]]
+    rows: np.ndarray
+    measured: np.ndarray
+    how: str
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Return scores, float (N, C), rows summing to 1, for images, uint8 (N, H, W, 3)."""
+        return metrics.softmax(_predict(self.model, images), self.temperature)
+
+
+def on_held_out(student: Student, split: Split) -> Trained:
+    """Train on all but the test side, and measure on that.
+
+    Validation chooses when to stop, the temperature and the threshold; its images are learned from
+    in the end too.
+    """
+    train, validation, test = (split.rows(side) for side in ("train", "validation", "test"))
+    first = student.learn(train, validation)
+    labels = student.dataset.labels[validation]
+    logits = logits_of(first, student.dataset, validation)
+    temperature = metrics.best_temperature(labels, logits)
+    threshold = metrics.best_threshold(labels, metrics.softmax(logits, temperature))
+    final = student.learn(np.concatenate([train, validation]), n_epochs=first.n_epochs)
+    measured = metrics.softmax(logits_of(final, student.dataset, test), temperature)
+    return Trained(
+        final.model, temperature, threshold, first.history, test, measured, "on the test side"
+    )
+
+
+def cross_validated(student: Student, sessions: np.ndarray, rows: np.ndarray) -> Trained:
+    """Leave each session out in turn to measure, then train on everything.
+
+    An image's temperature is chosen without its session, so that calibration is honest too.
+
+    Args:
+        sessions: the session of each image of the dataset, text (N,).
+        rows: the images to measure on, int (n,); all others are only learned from.
+    """
+    names = np.unique(sessions[rows])
+    logits = np.empty((len(rows), student.n_classes), np.float32)
+    histories, n_epochs = [], []
+    for k, name in enumerate(names):
+        held = sessions[rows] == name
+        watch = rows[sessions[rows] == names[(k + 1) % len(names)]]
+        learned = _without(student, rows[held], watch)
+        histories.append(learned.history)
+        n_epochs.append(learned.n_epochs)
+        logits[held] = logits_of(learned, student.dataset, rows[held])
+    labels = student.dataset.labels[rows]
+    measured = np.empty_like(logits)
+    for name in names:
+        held = sessions[rows] == name
+        temperature = metrics.best_temperature(labels[~held], logits[~held])
+        measured[held] = metrics.softmax(logits[held], temperature)
+    final = student.learn(np.arange(len(student.dataset)), n_epochs=round(np.mean(n_epochs)))
+    return Trained(
+        final.model,
+        metrics.best_temperature(labels, logits),
+        metrics.best_threshold(labels, measured),
+        histories[0],
+        rows,
+        measured,
+        f"each of {len(names)} sessions left out in turn",
+    )
+
+
+def _without(student: Student, held: np.ndarray, watch: np.ndarray) -> Learned:
+    """Train on everything but `held`; `watch`, a part of the rest, says when to stop."""
+    rest = np.setdiff1d(np.arange(len(student.dataset)), held)
+    if not student.stops_early:
+        return student.learn(rest, held)
+    first = student.learn(np.setdiff1d(rest, watch), watch)
+    final = student.learn(rest, NOBODY, n_epochs=first.n_epochs)
+    return Learned(final.model, first.history, first.n_epochs)
+
+
+def logits_of(learned: Learned, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return what a network says of some images, float32 (n, C), before the softmax."""
+    return _predict(learned.model, dataset.images[rows])
+
+
+def _predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return np.concatenate(
+        [model.predict_on_batch(images[at : at + 64]) for at in range(0, len(images), 64)]
+    )

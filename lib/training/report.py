@@ -1,0 +1,48 @@
+"""A card as a page that a person reads: `report.md`."""
+
+from __future__ import annotations
+
+from lib.metrics import Accuracy
+from lib.records import Card
+
+
+def markdown(card: Card) -> str:
+    """Return the report of a bundle, in Markdown; its pictures lie beside it."""
+    measured = card.metrics
+    accuracy = Accuracy(**measured["accuracy"])
+    parts = [
+        f"# {card.name} {card.version}",
+        f"**Accuracy {accuracy}** (95 % interval), {measured['how']}. "
+        f"Split: {card.sessions['how']}.",
+        f"Warning: {card.sessions['warning']}." if card.sessions["warning"] else "",
+        _table(("session", "images", "accuracy"), _sessions(card)),
+        _table(("class", "images", "precision", "recall"), _classes(card)),
+        "![Which class was taken for which](confusion.png)",
+        f"Scores are calibrated with temperature {card.temperature:.2f}: the expected calibration "
+        f"error is {measured['calibration_error']:.3f}. Under {card.threshold:.2f} the answer is "
+        f'"not sure": {1 - measured["sure_share"]:.1%} of these images; of the others '
+        f"{measured['sure_accuracy']:.1%} are right.",
+        "![Accuracy and loss, train against validation](curves.png)",
+        f"Learned from {card.data['n_images']:,} images, {card.data['n_extra']:,} of them extra: "
+        f"{', '.join(f'{name} {n:,}' for name, n in card.data['per_class'].items())}.",
+        f"    {card.config['command']}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sessions(card: Card) -> list[tuple[str, ...]]:
+    sessions = card.metrics["per_session"].items()
+    return [(name, f"{s['n_images']:,}", f"{s['accuracy']:.3f}") for name, s in sessions]
+
+
+def _classes(card: Card) -> list[tuple[str, ...]]:
+    classes = card.metrics["per_class"].items()
+    return [
+        (name, f"{c['n_images']:,}", f"{c['precision']:.3f}", f"{c['recall']:.3f}")
+        for name, c in classes
+    ]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,0 +1,137 @@
+"""A bundle verifies itself, and gives the same scores to whoever asks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib import bundle, registry, samples
+from lib.failures import Broken
+
+MODELS = ("cnn", "mobilenet")
+
+
+@pytest.fixture(params=MODELS)
+def folder(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> Path:
+    """A copy of a bundle that a test may damage."""
+    return Path(shutil.copytree(registry.resolve(str(trained / request.param)), tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    return np.stack([samples.draw(n % 4, seed=n).image for n in range(6)])
+
+
+def test_scores_are_probabilities_in_the_order_of_the_card(
+    folder: Path, pictures: np.ndarray
+) -> None:
+    model = bundle.load(str(folder))
+    scores = model.predict(pictures)
+    assert scores.shape == (6, 4)
+    assert scores.dtype == np.float32
+    assert model.card.classes == ("0", "1", "2", "3")
+    np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
+
+
+def test_an_image_scores_the_same_alone_in_a_batch_and_in_any_thread(
+    folder: Path, pictures: np.ndarray
+) -> None:
+    model = bundle.load(str(folder))
+    together = model.predict(pictures)
+    with ThreadPoolExecutor(8) as pool:
+        alone = list(pool.map(lambda k: model.predict(pictures[k % 6][None])[0], range(48)))
+    for k, scores in enumerate(alone):
+        np.testing.assert_array_equal(scores, together[k % 6])
+
+
+def test_no_image_gives_no_scores(folder: Path) -> None:
+    assert bundle.load(str(folder)).predict(np.empty((0, 224, 224, 3), np.uint8)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("images", [
+    np.zeros((1, 224, 224, 3), np.float32), np.zeros((224, 224, 3), np.uint8),
+    np.zeros((1, 96, 96, 3), np.uint8),
+])  # fmt: skip
+def test_wrongly_scaled_or_sized_pixels_are_refused(folder: Path, images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="images must be uint8"):
+        bundle.load(str(folder)).predict(images)
+
+
+def test_heat_is_between_0_and_1(folder: Path, pictures: np.ndarray) -> None:
+    heat = bundle.load(str(folder)).explain(pictures[:1])
+    assert heat.ndim == 2
+    assert 0 <= heat.min() <= heat.max() <= 1 + 1e-6
+
+
+def test_every_file_beside_the_card_is_named_with_its_digest(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    assert set(card["files"]) == {path.name for path in folder.iterdir()} - {"card.json"}
+    assert {"model.tflite", "golden.npz", "history.csv", "curves.png"} <= set(card["files"])
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "golden.npz", "history.csv", "curves.png"])
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_one_flipped_byte_anywhere_is_refused_by_name(
+    folder: Path, name: str, place: float
+) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[int(place * len(data)) if place > 0 else int(place)] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(Broken, match=f"{name}: is not the file its card names"):
+        bundle.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["card.json", "model.tflite", "golden.npz"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(Broken, match=name):
+        bundle.load(str(folder))
+
+
+def change_card(folder: Path, **fields: object) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | fields))
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"classes": ["0", "0", "1", "2"]}, "all different"),
+    ({"classes": ["0"]}, "at least 2"),
+    ({"format": 2}, "format must be 1"),
+    ({"threshold": 1.5}, "threshold must be 0 to 1"),
+    ({"temperature": 0}, "temperature above 0"),
+    ({"image": {"size_px": 224, "resize": "crop"}}, "resize rule must be fit"),
+    ({"surprise": 1}, "damaged"),
+    ({"files": {}}, "names no model.tflite"),
+])  # fmt: skip
+def test_a_damaged_card_is_refused(folder: Path, fields: dict[str, object], words: str) -> None:
+    change_card(folder, **fields)
+    with pytest.raises(Broken, match=words):
+        bundle.load(str(folder))
+
+
+def test_a_model_that_answers_otherwise_than_its_golden_scores_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    import hashlib
+
+    with np.load(folder / "golden.npz") as golden:
+        np.savez(tmp_path / "golden.npz", images=golden["images"], scores=1 - golden["scores"])
+    data = (tmp_path / "golden.npz").read_bytes()
+    (folder / "golden.npz").write_bytes(data)
+    card = json.loads((folder / "card.json").read_text())
+    change_card(folder, files=card["files"] | {"golden.npz": hashlib.sha256(data).hexdigest()})
+    with pytest.raises(Broken, match="does not give the scores of its golden images"):
+        bundle.load(str(folder))
+
+
+def test_the_backbone_to_go_on_from_is_kept_by_the_one_that_has_one(trained: Path) -> None:
+    weights = bundle.weights(registry.resolve(str(trained / "mobilenet")))
+    assert weights["Conv1/kernel"].shape == (3, 3, 3, 16)
+    assert not any("dense" in path or "logits" in path for path in weights)
+    with pytest.raises(Broken, match="a bundle of cnn keeps no weights"):
+        bundle.weights(registry.resolve(str(trained / "cnn")))

@@ -1,0 +1,109 @@
+"""From Keras to a bundle: the two agree, or there is no bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from lib import bundle
+from lib.failures import Broken
+from lib.records import Card, ImageRule
+from lib.training import export, models
+from lib.training.measure import Trained
+
+SIZE_PX = 32
+
+
+def trained(model: keras.Model, kind: type[Trained] = Trained) -> Trained:
+    history = [{"stage": "all", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": "", "val_accuracy": ""}]
+    measured = np.full((3, 3), 1 / 3, np.float32)
+    return kind(model, 2.0, 0.5, history, np.arange(3), measured, "not at all")
+
+
+def card(name: str) -> Card:
+    measured = {
+        "accuracy": {"value": 0.75, "low": 0.6, "high": 0.9, "n_images": 4},
+        "how": "on the test side",
+        "per_session": {"12-00-00": {"accuracy": 0.75, "n_images": 4}},
+        "per_class": {c: {"precision": 0.5, "recall": 1.0, "n_images": 2} for c in "abc"},
+        "confusion": [[2, 0, 0], [1, 1, 0], [0, 0, 0]],
+        "calibration_error": 0.02, "sure_share": 0.8, "sure_accuracy": 0.97,
+    }  # fmt: skip
+    return Card(
+        name=name, version="v", classes=("a", "b", "c"), image=ImageRule(SIZE_PX), threshold=0.5,
+        temperature=2.0, metrics=measured, sessions={"how": "3 sessions", "warning": ""},
+        data={"n_images": 9, "n_extra": 2, "per_class": {"a": 3, "b": 3, "c": 3}},
+        config={"command": "python -m jobs.train photos"}, libraries={},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+
+
+def test_a_bundle_gives_the_scores_of_keras(tmp_path: Path, pictures: np.ndarray) -> None:
+    keras.utils.set_random_seed(0)
+    model = models.cnn(3, SIZE_PX)
+    models.round_weights(model)
+    learned = trained(model)
+    export.write(learned, card("cnn"), tmp_path, pictures)
+    served = bundle.load(str(tmp_path))
+    np.testing.assert_allclose(served.predict(pictures), learned.scores(pictures), atol=1e-4)
+    n_parameters = model.count_params()
+    assert (tmp_path / "model.tflite").stat().st_size < 2.5 * n_parameters  # float16, kept once
+
+
+def test_the_report_tells_the_honest_figures(tmp_path: Path, pictures: np.ndarray) -> None:
+    export.write(trained(models.cnn(3, SIZE_PX)), card("cnn"), tmp_path, pictures)
+    told = (tmp_path / "report.md").read_text()
+    assert "**Accuracy 0.750 [0.600, 0.900], 4 images** (95 % interval), on the test side." in told
+    assert "| 12-00-00 | 4 | 0.750 |" in told
+    assert "Under 0.50 the answer is \"not sure\": 20.0% of these images" in told
+    for picture in ("confusion.png", "curves.png"):
+        assert picture in told
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+class Lying(Trained):
+    """A network whose scores in Keras are not those of its LiteRT model."""
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        return np.roll(super().scores(images), 1, axis=1) * 0.9 + 0.1 / 3
+
+
+def test_a_network_that_litert_changes_is_not_exported(
+    tmp_path: Path, pictures: np.ndarray
+) -> None:
+    keras.utils.set_random_seed(0)
+    with pytest.raises(Broken, match=r"LiteRT must be within 0.0001 of Keras. Received: 0\.\d+"):
+        export.write(trained(models.cnn(3, SIZE_PX), Lying), card("cnn"), tmp_path, pictures)
+    assert not (tmp_path / "card.json").exists()
+
+
+def test_what_half_a_cnn_learned_is_what_the_whole_one_says_of_the_same_picture_twice_as_large(
+    pictures: np.ndarray,
+) -> None:
+    keras.utils.set_random_seed(0)
+    half, whole = models.cnn(3, SIZE_PX // 2), models.cnn(3, SIZE_PX)
+    models.transplant(half, whole)
+    for layer in ("conv1", "conv2", "conv3", "dense2", "logits"):
+        for a, b in zip(half.get_layer(layer).get_weights(), whole.get_layer(layer).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    even = np.full((1, SIZE_PX, SIZE_PX, 3), 90, np.uint8)
+    inner = keras.Model(whole.input, whole.get_layer("last_map").output)(even)
+    assert inner.shape[1] == 2 * half.get_layer("last_map").output.shape[1]
+    kernel = half.get_layer("dense1").get_weights()[0]
+    assert whole.get_layer("dense1").get_weights()[0].sum() == pytest.approx(kernel.sum(), rel=1e-3)
+
+
+def test_batchnorm_never_learns() -> None:
+    model = models.mobilenet(3, SIZE_PX, "none")
+    models.unfreeze(model, after=models.CUT)
+    learning = [layer.name for layer in model.layers if layer.trainable and layer.weights]
+    assert "block_13_expand" in learning
+    assert "block_12_project" not in learning
+    assert not [name for name in learning if "BN" in name or "bn" in name]
