@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from jobs.photos import Photos
 from lib import bundle, metrics, registry, storage
 from lib.failures import BadData
+from lib.metrics import Verdict
 from lib.records import Card
 
 MIN_KEPT_SHARE = 0.5
@@ -18,11 +18,18 @@ MIN_KEPT_SHARE = 0.5
 
 
 def is_nothing_new(where: str, name: str, photos: Photos, config: Mapping[str, object]) -> bool:
-    """Return whether the newest version learned from the same images by the same recipe."""
-    versions = registry.versions(where, name)
-    if not versions:
+    """Return whether the newest version learned from the same images by the same recipe.
+
+    A version that won and never became the champion was left by a run that was killed: that one
+    does not count.
+    """
+    versions, champion = registry.versions(where, name), registry.champion(where, name)
+    if not versions or champion is None:
         return False
     newest = registry.card(where, name, versions[-1])
+    was_champion = any(change["version"] == newest.version for change in champion.history)
+    if newest.metrics.get("verdict", {}).get("promote") and not was_champion:
+        return False
     same_recipe = all(newest.config.get(key) == value for key, value in config.items())
     return newest.data.get("fingerprint") == photos.fingerprint and same_recipe
 
@@ -48,10 +55,11 @@ def check_not_shrunk(where: str, name: str, photos: Photos) -> None:
 
 def judge(
     where: str, card: Card, labels: np.ndarray, images: np.ndarray, scores: np.ndarray
-) -> str:
-    """Promote a new version if the gate lets it through, and say what became of it.
+) -> Verdict:
+    """Return whether a new version may lead, before it is published.
 
     Champion and challenger are compared image by image on what the challenger was measured on.
+    Where the pointer is lost, the newest version stands in for the champion.
 
     Args:
         labels: int (n,).
@@ -59,19 +67,17 @@ def judge(
         scores: what it answered, (n, C).
     """
     champion = registry.champion(where, card.name)
-    if champion is None:
-        registry.promote(where, card.name, card.version, "the first version")
-        return "champion: the first version"
-    before = bundle.load(storage.join(where, card.name, champion.version))
+    versions = registry.versions(where, card.name)
+    if champion is None and not versions:
+        return Verdict(True, "the first version", 1.0, 0, 0)
+    version = champion.version if champion else versions[-1]
+    before = bundle.load(storage.join(where, card.name, version))
     if before.card.classes != card.classes:
-        return f"candidate: the champion has other classes ({', '.join(before.card.classes)})"
+        classes = ", ".join(before.card.classes)
+        return Verdict(False, f"the champion has other classes ({classes})", 1.0, 0, 0)
     more_data = card.data["n_images"] > before.card.data["n_images"]
     theirs = _unseen_scores(before, images)
-    verdict = metrics.gate(labels, theirs, scores, card.classes, more_data=more_data)
-    if not verdict.promote:
-        return f"candidate: {verdict.reason}"
-    registry.promote(where, card.name, card.version, verdict.reason)
-    return f"champion: {verdict.reason}"
+    return metrics.gate(labels, theirs, scores, card.classes, more_data=more_data)
 
 
 def _unseen_scores(model: bundle.Bundle, images: np.ndarray) -> np.ndarray:
@@ -79,10 +85,7 @@ def _unseen_scores(model: bundle.Bundle, images: np.ndarray) -> np.ndarray:
 
     A champion that was cross-validated has learned from every image by now.
     """
-    scores = model.predict(images)
-    measured = storage.read(storage.join(model.uri, bundle.MEASURED)).data
-    with np.load(io.BytesIO(measured), allow_pickle=False) as kept:
-        unseen = dict(zip(kept["digests"].tolist(), kept["scores"], strict=True))
+    scores, unseen = model.predict(images), bundle.measured(model)
     for row, image in enumerate(images):
         scores[row] = unseen.get(hashlib.sha256(image).hexdigest(), scores[row])
     return scores

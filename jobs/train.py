@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,14 +192,18 @@ def _train(name: str, run: Run) -> Outcome:
     accuracy = metrics.accuracy(labels, trained.measured)
     measured = _measured(labels, trained, run)
     card = _card(name, run, trained, measured, backbone)
+    where, images = run.arguments.registry, run.dataset.images[trained.rows]
+    verdict = judge.judge(where, card, labels, images, trained.measured)
+    card = replace(card, metrics=measured | {"verdict": asdict(verdict)})
     with tempfile.TemporaryDirectory() as folder:
-        export.write(trained, card, Path(folder), run.dataset.images[trained.rows])
-        registry.publish(run.arguments.registry, Path(folder), name, card.version)
-    images = run.dataset.images[trained.rows]
-    verdict = judge.judge(run.arguments.registry, card, labels, images, trained.measured)
+        export.write(trained, card, Path(folder), images)
+        registry.publish(where, Path(folder), name, card.version)
+    if verdict.promote:
+        registry.promote(where, name, card.version, verdict.reason)
+    said = f"{'champion' if verdict.promote else 'candidate'}: {verdict.reason}"
     worst = min(session["accuracy"] for session in measured["per_session"].values())
     seconds = time.monotonic() - started_s
-    return Outcome(name, card.version, accuracy, trained.how, worst, seconds, verdict)
+    return Outcome(name, card.version, accuracy, trained.how, worst, seconds, said)
 
 
 def _learn(name: str, run: Run) -> tuple[Trained, str]:

@@ -164,3 +164,15 @@ def weights(uri: str) -> dict[str, np.ndarray]:
     data = _verified(storage.join(uri, WEIGHTS), card.files[WEIGHTS])
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return {path: arrays[path] for path in arrays.files}
+
+
+def measured(model: Bundle) -> dict[str, np.ndarray]:
+    """Return the scores behind the card's accuracy, float32 (C,), by SHA-256 of the image's pixels.
+
+    They are of a model that had not seen the image's session. Empty where none were kept.
+    """
+    if MEASURED not in model.card.files:
+        return {}
+    data = _verified(storage.join(model.uri, MEASURED), model.card.files[MEASURED])
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(zip(arrays["digests"].tolist(), arrays["scores"], strict=True))

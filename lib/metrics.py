@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,8 +146,10 @@ def mcnemar(n_better: int, n_worse: int) -> float:
     are coin tosses if the models are equally good. It is right for few images too.
     """
     n = n_better + n_worse
-    tail = sum(math.comb(n, k) for k in range(min(n_better, n_worse) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(min(n_better, n_worse) + 1)
+    log_choices = log_factorials[n] - log_factorials[k] - log_factorials[n - k]
+    return float(min(1.0, 2 * np.exp(log_choices - n * np.log(2)).sum()))
 
 
 def gate(

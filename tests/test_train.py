@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import photos, predict, train
+from jobs import judge, photos, predict, train
 from lib import bundle, commands, images, registry, storage
 from lib.failures import BadData, Broken, Misuse
 from lib.training import models
@@ -287,3 +287,28 @@ def test_progress_is_plain_lines_in_a_log(capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().err
     assert told.startswith("reading: 3 of 3 images, ")
     assert "\r" not in told
+
+
+def test_a_run_killed_before_the_pointer_moved_is_not_nothing_new(
+    trained: Path, hands: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "registry"))
+    found = photos.find([str(hands)])
+    (version,) = registry.versions(str(folder), "mobilenet")
+    asked = {"asked": registry.card(str(folder), "mobilenet", version).config["asked"]}
+    assert judge.is_nothing_new(str(folder), "mobilenet", found, asked)
+    (folder / "mobilenet" / "champion.json").unlink()
+    assert not judge.is_nothing_new(str(folder), "mobilenet", found, asked)
+
+
+def test_with_the_pointer_lost_the_newest_version_is_what_there_is_to_beat(
+    trained: Path, hands: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "registry"))
+    before = bundle.load(registry.resolve(str(folder / "mobilenet")))
+    (folder / "mobilenet" / "champion.json").unlink()
+    pictures = np.stack([images.decode(p.read_bytes(), before.card.image) for p in hands.rglob("*.png")])
+    scores = before.predict(pictures)
+    verdict = judge.judge(str(folder), before.card, scores.argmax(1), pictures, scores)
+    assert not verdict.promote
+    assert verdict.reason.startswith("not surely better")

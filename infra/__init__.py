@@ -1,0 +1,1 @@
+"""What runs the jobs where nobody has a server."""
