@@ -1,36 +1,23 @@
-"""One shard of a batch run: its images in, its rows out, whole or not at all."""
+"""One shard of a batch run: its images in, its rows out, in parts that are whole or not there."""
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain, islice
 
-from jobs import plan
-from jobs.plan import Image, Plan
-from lib import images, records, storage
+from jobs import counts, patience, pipeline, plan
+from jobs.counts import Counts
+from jobs.limit import Limit
+from jobs.plan import Part, Plan
+from jobs.rows import Row, Rows, plain
+from lib import records, storage
 from lib.bundle import Bundle
 from lib.commands import Progress
-from lib.failures import BadData, Broken, Unreadable
+from lib.failures import Broken, Misuse
 from lib.records import ErrorRow, Prediction
-
-Row = TypeVar("Row", Prediction, ErrorRow)
-
-N_CORES = os.cpu_count() or 1
-
-N_IN_FLIGHT = 32
-"""Images read ahead; enough to hide the 10 to 100 ms that S3 takes to the first byte."""
-
-MIN_IMAGES_TO_STOP = 20
-"""Under so many images an error rate says nothing, and a run is not stopped for it."""
-
-MAX_EXAMPLES = 3
-"""How many images of each error code are named in the counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +25,19 @@ class Done:
     """The counts of a finished shard: `done/shard-*.json`."""
 
     shard: int
-    predicted: int
-    errors: int
-    classes: dict[str, int]
-    not_sure: int
-    score_sum: float
-    error_codes: dict[str, int]
-    error_examples: dict[str, list[str]]
+    counts: Counts
     seconds: float
     format: int = records.FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What is left of a part: all of it, what the stored predictions lack, or nothing."""
+
+    part: Part
+    images: list[plan.Image]
+    counts: Counts | None = None
+    """Of a part that is stored already."""
 
 
 def find_done(root: str, index: int) -> Done | None:
@@ -57,149 +48,139 @@ def find_done(root: str, index: int) -> Done | None:
     """
     uri = plan.done_uri(root, index)
     try:
-        fields = records.parse_object(storage.read(uri).data, uri)
-        return Done(**fields)
+        fields = records.parse_object(patience.read(uri), uri)
+        return Done(**fields | {"counts": Counts(**fields["counts"])})
     except storage.Missing:
         return None
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise Broken(f"{uri}: damaged, a field is missing or unknown ({error})") from error
 
 
-def run(the_plan: Plan, root: str, index: int, model: Bundle, progress: Progress) -> Done:
-    """Classify a shard's images, write its rows and then its counts; or find that it is done.
+def run(
+    the_plan: Plan, root: str, index: int, model: Bundle, progress: Progress, limit: Limit
+) -> Done:
+    """Classify a shard's images, write its parts and then its counts; or find that it is done.
 
     Raises:
-        BadData: more images than the plan allows are errors; nothing was written.
+        BadData: more images than `limit` allows are errors; what was written is whole.
         Broken: the storage failed; what was written is whole, and the same command goes on.
+        Misuse: the run was planned with another model.
     """
+    _check_model(the_plan, root, model)
     done = find_done(root, index)
     if done is not None:
-        progress.add(done.predicted + done.errors)
+        _found(done.counts, progress, limit)
         return done
     started_s = time.monotonic()
-    todo = plan.shard_images(the_plan, root, index)
-    predictions, errors = _classify(todo, model, the_plan.options.max_error_rate, progress)
-    predictions = _stored_predictions(root, index, predictions)
-    errors = _stored_errors(root, index, todo, predictions, errors)
-    done = _count(index, predictions, errors, time.monotonic() - started_s)
+    shard = _Shard(the_plan, root, Rows(the_plan.options.format, model.card.classes))
+    total = counts.total(list(shard.run(index, model, progress, limit)))
+    done = Done(index, total, round(time.monotonic() - started_s, 3))
     try:
-        storage.create(plan.done_uri(root, index), records.to_file(done))
+        patience.create(plan.done_uri(root, index), records.to_file(done))
     except storage.AlreadyThere:
         return find_done(root, index) or done
     return done
 
 
-def _classify(
-    todo: list[Image], model: Bundle, max_error_rate: float, progress: Progress
+def _check_model(the_plan: Plan, root: str, model: Bundle) -> None:
+    if model.digest != the_plan.model_digest:
+        raise Misuse(
+            f"{root}: was planned with {the_plan.model} {the_plan.version}, which --model must "
+            f"name. Received: {model.card.name} {model.card.version}, another bundle"
+        )
+
+
+def _found(stored: Counts, progress: Progress, limit: Limit) -> None:
+    progress.skip(stored.predicted + stored.errors)
+    limit.add(stored.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """Where the parts of a shard lie and how they are written."""
+
+    plan: Plan
+    root: str
+    rows: Rows
+
+    def run(self, index: int, model: Bundle, progress: Progress, limit: Limit) -> Iterator[Counts]:
+        """Yield the counts of each part, once it is stored.
+
+        One pipeline serves all parts: while one is written, the images of the next are in work.
+        """
+        parts = plan.parts(self.plan, self.root, index)
+        todo = [self._todo(part) for part in parts]
+        images = chain.from_iterable(some.images for some in todo)
+        with closing(pipeline.rows(images, model)) as rows:
+            for some in todo:
+                if some.counts is not None:
+                    _found(some.counts, progress, limit)
+                    yield some.counts
+                    continue
+                progress.skip(len(some.part.images) - len(some.images))
+                told = islice(rows, len(some.images))
+                yield self._store(some.part, *_sorted(told, progress, limit))
+
+    def _todo(self, part: Part) -> Todo:
+        predictions = self._stored(Prediction, part)
+        if predictions is None:
+            return Todo(part, part.images)
+        errors = self._stored(ErrorRow, part)
+        if errors is None:
+            return Todo(part, _lacking(part, predictions))
+        return Todo(part, [], counts.of(predictions, errors))
+
+    def _uri(self, kind: type[Row], part: Part) -> str:
+        folder = "predictions" if kind is Prediction else "errors"
+        return plan.part_uri(self.plan, self.root, folder, part.number)
+
+    def _stored(self, kind: type[Row], part: Part) -> list[Row] | None:
+        uri = self._uri(kind, part)
+        try:
+            return self.rows.read(kind, patience.read(uri), uri)
+        except storage.Missing:
+            return None
+
+    def _create(self, kind: type[Row], part: Part, rows: list[Row]) -> list[Row]:
+        """Write rows once and return those that are stored: another worker's, if it won."""
+        uri, data = self._uri(kind, part), self.rows.write(kind, rows)
+        try:
+            patience.create(uri, data)
+        except storage.AlreadyThere:
+            return self._stored(kind, part) or []
+        return rows
+
+    def _store(self, part: Part, predictions: list[Prediction], errors: list[ErrorRow]) -> Counts:
+        """Write the rows of a part, the predictions first, and return the counts of those stored.
+
+        Two tries at a part can differ where an image was replaced between them. The predictions
+        that came first stand, and the errors are what they lack: the counts add up in any case.
+        """
+        predictions = self._create(Prediction, part, predictions)
+        told = {row.uri: row for row in errors}
+        later = ("changed", "the image could not be read at first, and could later")
+        errors = [
+            told.get(image.uri) or pipeline.error_row(image, *later)
+            for image in _lacking(part, predictions)
+        ]
+        return counts.of(predictions, self._create(ErrorRow, part, errors))
+
+
+def _lacking(part: Part, predictions: list[Prediction]) -> list[plan.Image]:
+    predicted = {plain(row.uri) for row in predictions}
+    return [image for image in part.images if plain(image.uri) not in predicted]
+
+
+def _sorted(
+    rows: Iterator[Prediction | ErrorRow], progress: Progress, limit: Limit
 ) -> tuple[list[Prediction], list[ErrorRow]]:
     predictions: list[Prediction] = []
     errors: list[ErrorRow] = []
-    allowed = max_error_rate * len(todo) if len(todo) >= MIN_IMAGES_TO_STOP else len(todo)
-    for row in _rows(todo, model):
-        (predictions if isinstance(row, Prediction) else errors).append(row)
-        progress.add(note=f"{len(errors)} errors" if errors else "")
-        if len(errors) > allowed:
-            raise BadData(
-                f"at most {max_error_rate:.0%} of the images may be errors. Received: {len(errors)} of "
-                f"the first {len(predictions) + len(errors)}; the last: {errors[-1].error['message']} "
-                f"({errors[-1].uri})"
-            )
+    for row in rows:
+        if isinstance(row, Prediction):
+            predictions.append(row)
+        else:
+            errors.append(row)
+            limit.add(1, row)
+        progress.add(note=f"{limit.n_errors:,} errors" if limit.n_errors else "")
     return predictions, errors
-
-
-def _rows(todo: Iterable[Image], model: Bundle) -> Iterator[Prediction | ErrorRow]:
-    """Yield a row for each image, in order, with a bounded number of them in flight.
-
-    A worker reads, decodes and predicts one image. The three let go of the GIL, and only as many as
-    there are cores may be past the reading, so that the others wait for storage and not for a core.
-    """
-    cores = threading.BoundedSemaphore(N_CORES)
-    with ThreadPoolExecutor(N_IN_FLIGHT) as pool:
-        in_flight: deque[Future[Prediction | ErrorRow]] = deque()
-        try:
-            for image in todo:
-                in_flight.append(pool.submit(_row, image, model, cores))
-                if len(in_flight) >= 2 * N_IN_FLIGHT:
-                    yield in_flight.popleft().result()
-            while in_flight:
-                yield in_flight.popleft().result()
-        finally:
-            for future in in_flight:
-                future.cancel()
-
-
-def _row(image: Image, model: Bundle, cores: threading.BoundedSemaphore) -> Prediction | ErrorRow:
-    try:
-        data = storage.read(image.uri, image.etag, max_bytes=images.MAX_BYTES).data
-        with cores:
-            pixels = images.decode(data, model.card.image)
-            scores = model.predict(pixels[None])[0]
-    except Unreadable as error:
-        return _error(image, error.code, error.message)
-    except storage.Missing:
-        return _error(image, "missing", "the image was deleted after the run was planned")
-    except storage.Changed:
-        return _error(image, "changed", "the image was replaced after the run was planned")
-    return records.prediction(image.uri, image.etag, model.card, scores.tolist())
-
-
-def _error(image: Image, code: str, message: str) -> ErrorRow:
-    return ErrorRow(image.uri, image.etag, {"code": code, "message": message})
-
-
-def _stored_predictions(root: str, index: int, predictions: list[Prediction]) -> list[Prediction]:
-    """Write the predictions once and return those that are stored: another worker's, if it won."""
-    uri = plan.part_uri(root, "predictions", index)
-    try:
-        storage.create(uri, b"".join(map(records.to_line, predictions)))
-    except storage.AlreadyThere:
-        return [_parse(Prediction, line, uri) for line in storage.read(uri).data.splitlines()]
-    return predictions
-
-
-def _stored_errors(
-    root: str, index: int, todo: list[Image], predictions: list[Prediction], errors: list[ErrorRow]
-) -> list[ErrorRow]:
-    """Write a row for each image that the stored predictions lack, and return those stored.
-
-    Two tries at a shard can differ where an image was replaced between them. The predictions that
-    came first stand, and the errors are what they lack: the counts add up in any case.
-    """
-    predicted = {row.uri for row in predictions}
-    told = {row.uri: row for row in errors}
-    later = ("changed", "the image could not be read at first, and could later")
-    rows = [told.get(i.uri) or _error(i, *later) for i in todo if i.uri not in predicted]
-    uri = plan.part_uri(root, "errors", index)
-    try:
-        storage.create(uri, b"".join(map(records.to_line, rows)))
-    except storage.AlreadyThere:
-        return [_parse(ErrorRow, line, uri) for line in storage.read(uri).data.splitlines()]
-    return rows
-
-
-def _parse(kind: type[Row], line: bytes, uri: str) -> Row:
-    try:
-        return kind(**records.parse_object(line, uri))
-    except TypeError as error:
-        raise Broken(f"{uri}: damaged, a field is missing or unknown ({error})") from error
-
-
-def _count(
-    index: int, predictions: list[Prediction], errors: list[ErrorRow], seconds: float
-) -> Done:
-    examples: dict[str, list[str]] = {}
-    for row in errors:
-        named = examples.setdefault(row.error["code"], [])
-        if len(named) < MAX_EXAMPLES:
-            named.append(row.uri)
-    return Done(
-        shard=index,
-        predicted=len(predictions),
-        errors=len(errors),
-        classes=dict(sorted(Counter(row.label for row in predictions).items())),
-        not_sure=sum(not row.confident for row in predictions),
-        score_sum=round(sum(row.score for row in predictions), 6),
-        error_codes=dict(sorted(Counter(row.error["code"] for row in errors).items())),
-        error_examples=examples,
-        seconds=round(seconds, 3),
-    )

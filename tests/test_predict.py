@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import predict, shard, summary
-from lib import bundle, images, registry, storage
+from jobs import plan, predict, shard, summary
+from jobs.limit import Limit
+from jobs.rows import Rows
+from lib import bundle, images, records, registry, storage
+from lib.commands import Progress
 from lib.failures import BadData, Broken, Misuse
+from lib.records import ErrorRow, Prediction
 
 
 def lines(uri: str) -> list[dict[str, Any]]:
@@ -89,9 +93,7 @@ def test_a_bucket_gives_the_rows_of_the_folder(
     assert [row["scores"] for row in there] == [row["scores"] for row in here]
 
 
-def test_a_model_is_found_in_a_bucket(
-    photos: Path, tmp_path: Path, trained: Path, s3: Any
-) -> None:
+def test_a_model_is_found_in_a_bucket(photos: Path, tmp_path: Path, trained: Path, s3: Any) -> None:
     for path in trained.rglob("*.*"):
         s3.upload_file(str(path), "photos", f"registry/{path.relative_to(trained)}")
     run(photos, tmp_path / "out", "s3://photos/registry/cnn")
@@ -115,9 +117,10 @@ def test_the_same_command_again_does_nothing(
 @pytest.mark.parametrize("lost", [
     ["summary.json"], ["summary.json", "done/shard-00000.json"],
     ["summary.json", "done/shard-00000.json", "errors/part-00000.jsonl"],
-    ["summary.json", "done/shard-00000.json", "errors/part-00000.jsonl", "predictions/part-00000.jsonl"],
-    ["summary.json", "done/shard-00000.json", "errors/part-00000.jsonl", "predictions/part-00000.jsonl",
-     "plan.json"],
+    ["summary.json", "done/shard-00000.json", "errors/part-00000.jsonl",
+     "predictions/part-00000.jsonl"],
+    ["summary.json", "done/shard-00000.json", "errors/part-00000.jsonl",
+     "predictions/part-00000.jsonl", "plan.json"],
 ])  # fmt: skip
 def test_a_run_that_stopped_anywhere_ends_with_the_same_rows(
     photos: Path, tmp_path: Path, model: Path, lost: list[str]
@@ -145,11 +148,11 @@ def test_an_image_replaced_between_two_tries_still_adds_up(
         (root / name).unlink()
     first = next(iter(sorted(photos.rglob("*.png"))))
     first.write_bytes(b"another picture")
-    the_plan = shard.plan.find(str(root))
+    the_plan = plan.find(str(root))
     model_again = bundle.load(registry.resolve(str(model)))
-    with shard.Progress("classifying", 36) as progress:
-        done = shard.run(the_plan, str(root), 0, model_again, progress)
-    assert (done.predicted, done.errors) == (36, 0)
+    with Progress("classifying", 36) as progress:
+        done = shard.run(the_plan, str(root), 0, model_again, progress, Limit(0.1, 36))
+    assert (done.counts.predicted, done.counts.errors) == (36, 0)
 
 
 def test_a_changed_listing_is_another_run(photos: Path, tmp_path: Path, model: Path) -> None:
@@ -198,7 +201,7 @@ def test_too_many_errors_stop_the_run_and_leave_no_rows(
 ) -> None:
     for k in range(9):
         (photos / "0" / f"bad{k}.jpg").write_text("hello")
-    with pytest.raises(BadData, match="at most 10% of the images may be errors"):
+    with pytest.raises(BadData, match="at most 10% of the 45 images may be errors"):
         run(photos, tmp_path / "out", model)
     assert not (tmp_path / "out" / "r" / "predictions").exists()
     run(photos, tmp_path / "out2", model, "--max-error-rate", "0.3")
@@ -214,19 +217,19 @@ def test_an_image_deleted_or_replaced_after_planning_is_a_row(
     photos: Path, tmp_path: Path, model: Path
 ) -> None:
     loaded = bundle.load(registry.resolve(str(model)))
-    the_plan, root = shard.plan.make(
-        str(photos), str(tmp_path / "out"), loaded, shard.plan.Options(), None
-    )
+    the_plan, root = plan.make(str(photos), str(tmp_path / "out"), loaded, plan.Options())
     first, second, third, *_ = sorted(photos.rglob("*.png"))
     first.unlink()
     second.write_bytes(third.read_bytes())
-    with shard.Progress("classifying", 36) as progress:
-        done = shard.run(the_plan, root, 0, loaded, progress)
-    assert done.error_codes == {"changed": 1, "missing": 1}
-    assert done.predicted == 34
+    with Progress("classifying", 36) as progress:
+        done = shard.run(the_plan, root, 0, loaded, progress, Limit(0.1, 36))
+    assert done.counts.errors_by_code == {"changed": 1, "missing": 1}
+    assert done.counts.predicted == 34
 
 
-@pytest.mark.parametrize("name", ["plan.json", "summary.json", "done/shard-00000.json", "plan/shard-00000.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["plan.json", "summary.json", "done/shard-00000.json", "plan/shard-00000.jsonl"]
+)
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 9}'])
 def test_a_damaged_state_object_is_refused_by_name(
     photos: Path, tmp_path: Path, model: Path, name: str, damage: bytes
@@ -249,3 +252,332 @@ def test_a_missing_bucket_and_a_missing_model_are_said_in_a_line(
         run("s3://no-such-bucket/", tmp_path / "out", model)
     with pytest.raises(Misuse, match="a model must be REGISTRY/NAME"):
         run(photos, tmp_path / "out", tmp_path / "nothing")
+
+
+# ---- Shards -----------------------------------------------------------------------------------
+
+
+def rows_of(output: Path, kind: str = "predictions") -> list[dict[str, Any]]:
+    return [row for path in sorted((output / "r" / kind).iterdir()) for row in lines(str(path))]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shards_in_any_order_give_the_rows_of_one_and_the_last_writes_the_summary(
+    photos: Path, tmp_path: Path, model: Path, order: tuple[int, ...]
+) -> None:
+    (photos / "0" / "bad.png").write_bytes(b"not a picture")
+    run(photos, tmp_path / "one", model)
+    run(photos, tmp_path / "out", model, "--shards", "3")
+    assert not (tmp_path / "out" / "r" / "predictions").exists()
+    for index in order:
+        assert summary.find(str(tmp_path / "out" / "r")) is None
+        run(photos, tmp_path / "out", model, "--shard", str(index))
+    for kind in ("predictions", "errors"):
+        assert rows_of(tmp_path / "out", kind) == rows_of(tmp_path / "one", kind)
+    one, three = (summary.find(str(tmp_path / name / "r")) for name in ("one", "out"))
+    for told in (one, three):
+        assert (told.listed, told.predicted, told.errors, told.skipped) == (37, 36, 1, 0)
+    assert one.classes == three.classes
+    assert one.scores_histogram == three.scores_histogram
+
+
+def test_a_child_of_an_array_job_does_the_shard_of_its_number(
+    photos: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos, tmp_path / "out", model, "--shards", "2")
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", "1")
+    run(photos, tmp_path / "out", model)
+    assert [path.name for path in (tmp_path / "out/r/done").iterdir()] == ["shard-00001.json"]
+
+
+def test_without_a_flag_the_shards_that_are_left_are_done_here(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    run(photos, tmp_path / "out", model, "--shards", "3")
+    run(photos, tmp_path / "out", model, "--shard", "1")
+    run(photos, tmp_path / "out", model)
+    assert summary.find(str(tmp_path / "out" / "r")).predicted == 36
+    assert plan.find(str(tmp_path / "out" / "r")).n_shards == 3
+
+
+def test_the_number_of_shards_does_not_name_a_run(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    asked = [str(photos), str(tmp_path / "out"), "--model", str(model)]
+    predict.main([*asked, "--shards", "2"])
+    predict.main([*asked, "--shard", "0"])
+    predict.main(asked)
+    (root,) = (tmp_path / "out").iterdir()
+    assert summary.find(str(root)).predicted == 36
+
+
+def test_there_may_be_more_shards_than_images(photos: Path, tmp_path: Path, model: Path) -> None:
+    run(photos, tmp_path / "out", model, "--shards", "50")
+    run(photos, tmp_path / "out", model)
+    assert len(rows_of(tmp_path / "out")) == 36
+    assert len(list((tmp_path / "out/r/done").iterdir())) == 50
+
+
+@pytest.mark.parametrize(("planned", "more", "line"), [
+    (None, ["--shard", "0"], "a shard belongs to a run that --shards planned"),
+    (["--shards", "2"], ["--shard", "2"], "--shard must be 0 to 1. Received: 2"),
+    (["--shards", "2"], ["--shards", "3"], "is planned with 2 shards. Received: 3"),
+    (["--shards", "2"], ["--shard", "0", "--include", "*"], "of other sources or options"),
+    (["--shards", "2"], ["--shard", "0", "--format", "csv"], "of other sources or options"),
+])  # fmt: skip
+def test_a_shard_that_does_not_fit_its_plan_is_misuse(
+    photos: Path, tmp_path: Path, model: Path, planned: list[str] | None, more: list[str], line: str
+) -> None:
+    if planned:
+        run(photos, tmp_path / "out", model, *planned)
+    with pytest.raises(Misuse, match=line):
+        run(photos, tmp_path / "out", model, *more)
+
+
+def test_a_model_that_changes_between_plan_and_shard_is_refused(
+    photos: Path, tmp_path: Path, trained: Path
+) -> None:
+    models = shutil.copytree(trained, tmp_path / "registry")
+    run(photos, tmp_path / "out", models / "mobilenet", "--shards", "2")
+    run(photos, tmp_path / "out", models / "mobilenet", "--shard", "0")
+    (card,) = (models / "mobilenet").glob("*/card.json")
+    card.write_text(card.read_text().replace('"threshold"', '"threshold" '))
+    with pytest.raises(Misuse, match="was planned with mobilenet .* another bundle"):
+        run(photos, tmp_path / "out", models / "mobilenet", "--shard", "1")
+    assert len(list((tmp_path / "out/r/predictions").iterdir())) == 1
+
+
+def test_a_large_shard_has_several_parts_and_a_crash_costs_one(
+    photos: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos, tmp_path / "one", model)
+    monkeypatch.setattr(plan, "IMAGES_PER_PART", 5)
+    run(photos, tmp_path / "out", model, "--shards", "2")
+    run(photos, tmp_path / "out", model)
+    root = tmp_path / "out" / "r"
+    assert len(list((root / "predictions").iterdir())) == 8
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "one")
+    before = tree(str(root))
+    kept = (root / "predictions/part-00002.jsonl").stat().st_mtime_ns
+    for name in ("summary.json", "done/shard-00000.json", "predictions/part-00001.jsonl",
+                 "errors/part-00001.jsonl"):  # fmt: skip
+        (root / name).unlink()
+    run(photos, tmp_path / "out", model)
+    assert (root / "predictions/part-00002.jsonl").stat().st_mtime_ns == kept
+    assert tree(str(root / "predictions")) == {
+        name.removeprefix("predictions/"): data
+        for name, data in before.items()
+        if name.startswith("predictions/")
+    }
+
+
+def test_a_planning_that_never_ended_is_begun_anew(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    run(photos, tmp_path / "out", model, "--shards", "2")
+    (tmp_path / "out/r/plan.json").unlink()
+    run(photos, tmp_path / "out", model, "--shards", "3")
+    run(photos, tmp_path / "out", model)
+    assert len(rows_of(tmp_path / "out")) == 36
+
+
+def test_the_error_rate_is_that_of_the_whole_run(photos: Path, tmp_path: Path, model: Path) -> None:
+    for k in range(3):
+        (photos / "0" / f"-bad{k}.jpg").write_text("hello")  # all in the first shard
+    run(photos, tmp_path / "out", model, "--shards", "13")
+    run(photos, tmp_path / "out", model)
+    assert summary.find(str(tmp_path / "out" / "r")).errors == 3
+
+
+def test_errors_of_all_shards_together_stop_a_run(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    for k in range(8):
+        (photos / f"{k % 4}" / f"bad{k}.jpg").write_text("hello")
+    run(photos, tmp_path / "out", model, "--shards", "4")
+    for index in range(3):
+        run(photos, tmp_path / "out", model, "--shard", str(index))
+    with pytest.raises(BadData, match="at most 10% of the 44 images may be errors. Received: 8"):
+        run(photos, tmp_path / "out", model, "--shard", "3")
+    assert summary.find(str(tmp_path / "out" / "r")) is None
+    run(photos, tmp_path / "out", model, "--max-error-rate", "0.2")
+    assert summary.find(str(tmp_path / "out" / "r")).errors == 8
+
+
+# ---- Sources ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_list_of_keys_is_a_source(
+    photos: Path, tmp_path: Path, model: Path, ending: str, whole: bool
+) -> None:
+    (photos / "0" / "a, b = 'c'.png").write_bytes(next(photos.rglob("*.png")).read_bytes())
+    keys = sorted(str(path.relative_to(photos)) for path in photos.rglob("0/*.png"))
+    named = [str(photos / key) if whole else key for key in [*reversed(keys), keys[0]]]
+    written = {
+        "txt": "\r\n".join(["", *named, "", "notes.md"]),
+        "csv": "label,key\n" + "".join(f'0,"{name}"\n' for name in [*named, "notes.md"]),
+        "jsonl": "".join(json.dumps({"uri": name}) + "\n" for name in [*named, "notes.md"]),
+    }
+    (photos / f"list.{ending}").write_text(written[ending])
+    run(photos / f"list.{ending}", tmp_path / "out", model)
+    assert [row["uri"] for row in rows_of(tmp_path / "out")] == [str(photos / key) for key in keys]
+    assert summary.find(str(tmp_path / "out" / "r")).skipped_by_ending == {".md": 1}
+
+
+def test_a_list_in_a_bucket_names_keys_that_are_there_and_not(
+    photos: Path, tmp_path: Path, model: Path, s3: Any
+) -> None:
+    upload(s3, photos)
+    key = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))[0]
+    s3.put_object(Bucket="photos", Key="list.txt", Body=f"{key}\ns3://photos/a//b.png".encode())
+    run("s3://photos/list.txt", tmp_path / "out", model)
+    (predicted,) = rows_of(tmp_path / "out")
+    (error,) = rows_of(tmp_path / "out", "errors")
+    assert predicted["uri"] == f"s3://photos/{key}"
+    assert predicted["etag"] == s3.head_object(Bucket="photos", Key=key)["ETag"]
+    assert (error["uri"], error["error"]["code"]) == ("s3://photos/a//b.png", "missing")
+
+
+def test_the_rows_of_a_run_are_a_list_for_the_next(
+    photos: Path, tmp_path: Path, model: Path, trained: Path
+) -> None:
+    run(photos, tmp_path / "out", model)
+    part = tmp_path / "out/r/predictions/part-00000.jsonl"
+    run(part, tmp_path / "again", trained / "cnn")
+    assert [row["uri"] for row in rows_of(tmp_path / "again")] == [
+        row["uri"] for row in rows_of(tmp_path / "out")
+    ]
+
+
+@pytest.mark.parametrize("text", ["label\n0\n", "uri\n,\n"])
+def test_a_list_without_keys_is_misuse(tmp_path: Path, model: Path, text: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(Misuse, match="must name a uri or key in each line"):
+        run(tmp_path / "list.csv", tmp_path / "out", model)
+
+
+def test_several_sources_are_one_run_and_an_image_of_two_of_them_one_row(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    for number, sources in enumerate([("0", "1", "."), (".", "1", "0")]):
+        places = [str(photos / name) for name in sources]
+        predict.main([*places, str(tmp_path / "out"), "--model", str(model)])
+        assert len(list((tmp_path / "out").iterdir())) == 1, number
+    (root,) = (tmp_path / "out").iterdir()
+    assert summary.find(str(root)).predicted == 36
+
+
+def test_output_below_the_source_is_no_part_of_it(photos: Path, model: Path) -> None:
+    asked = [str(photos), str(photos / "results"), "--model", str(model), "--include", "*"]
+    predict.main(asked)
+    predict.main(asked)
+    (root,) = (photos / "results").iterdir()
+    assert summary.find(str(root)).listed == 36
+
+
+def test_output_in_the_place_of_the_source_is_misuse(photos: Path, model: Path) -> None:
+    with pytest.raises(Misuse, match="OUTPUT must be another place than SOURCE"):
+        run(photos, f"{photos}/", model)
+
+
+# ---- Incremental ------------------------------------------------------------------------------
+
+
+def test_an_incremental_run_takes_what_has_no_row_yet(
+    photos: Path, tmp_path: Path, model: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "0" / "bad.png").write_bytes(b"not a picture")
+    asked = [str(photos), str(tmp_path / "out"), "--model", str(model), "--incremental"]
+    predict.main([*asked, "--format", "csv"])
+    predict.main([*asked, "--json"])
+    told = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    assert (told["listed"], told["predicted"], told["classified_before"]) == (37, 0, 37)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+    first, second = sorted(photos.rglob("*.png"))[:2]
+    second.write_bytes(first.read_bytes())
+    (photos / "3" / "new.png").write_bytes(first.read_bytes())
+    predict.main([*asked, "--run", "r"])
+    assert [row["uri"] for row in rows_of(tmp_path / "out")] == [
+        str(second), str(photos / "3" / "new.png"),
+    ]  # fmt: skip
+    told = summary.find(str(tmp_path / "out" / "r"))
+    assert (told.listed, told.predicted, told.skipped) == (38, 2, 36)
+
+    predict.main([*asked[:3], str(trained / "cnn"), "--incremental", "--run", "other"])
+    assert summary.find(str(tmp_path / "out" / "other")).predicted == 37
+
+
+def test_an_incremental_run_that_was_stopped_goes_on(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    asked = [str(photos), str(tmp_path / "out"), "--model", str(model), "--incremental"]
+    predict.main(asked)
+    (root,) = (tmp_path / "out").iterdir()
+    (root / "summary.json").unlink()
+    predict.main(asked)
+    assert (root / "summary.json").exists()
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+# ---- Formats, dry runs, drift -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_every_format_has_the_same_rows_and_can_be_resumed(
+    photos: Path, tmp_path: Path, model: Path, format: str
+) -> None:
+    (photos / "0" / "bad.png").write_bytes(b"not a picture")
+    run(photos, tmp_path / "plain", model)
+    run(photos, tmp_path / "out", model, "--format", format)
+    root = tmp_path / "out" / "r"
+    before = tree(str(root))
+    shape = Rows(format, bundle.load(registry.resolve(str(model))).card.classes)
+    for kind, folder in ((Prediction, "predictions"), (ErrorRow, "errors")):
+        data = before[f"{folder}/part-00000.{format}"]
+        found = [json.loads(records.to_line(row)) for row in shape.read(kind, data, folder)]
+        assert found == rows_of(tmp_path / "plain", folder)
+    for name in ("summary.json", "done/shard-00000.json", f"errors/part-00000.{format}"):
+        (root / name).unlink()
+    run(photos, tmp_path / "out", model, "--format", format)
+    name = f"errors/part-00000.{format}"
+    assert tree(str(root))[name] == before[name]
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(
+    photos: Path, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "0" / "bad.png").write_bytes(b"not a picture")
+    run(photos, tmp_path / "out", model, "--dry-run", "--shards", "3")
+    told = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert "37 images" in told
+    assert "3 shards" in told
+    assert "measured on 37 images (1 unreadable)" in told
+    assert "at 0.04048 USD a vCPU-hour and 0.004445 USD a GB-hour" in told
+    run(photos, tmp_path / "out", model, "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out)["cost"]["vcpu_hours"] > 0
+
+
+def test_a_dry_run_of_nothing_costs_next_to_nothing(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    run(tmp_path / "photos", tmp_path / "out", model, "--dry-run")
+    assert "0 images" in capsys.readouterr().out
+
+
+def test_drift_is_measured_against_the_card(photos: Path, tmp_path: Path, trained: Path) -> None:
+    models = shutil.copytree(trained, tmp_path / "registry")
+    (path,) = (models / "mobilenet").glob("*/card.json")
+    card = json.loads(path.read_text())
+    card["metrics"] |= {
+        "scores_histogram": [500] + [0] * 9, "class_mix": dict.fromkeys(card["classes"], 0.25),
+    }  # fmt: skip
+    path.write_text(json.dumps(card))
+    run(photos, tmp_path / "out", models / "mobilenet")
+    told = summary.find(str(tmp_path / "out" / "r")).drift
+    assert told.scores > 1
+    assert "how sure the model is" in told.sentence

@@ -1,0 +1,48 @@
+"""What a run would cost: the arithmetic, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jobs import estimate
+from jobs.estimate import Prices, Task
+
+
+def test_the_cost_is_hours_times_prices() -> None:
+    prices = Prices(vcpu_hour=1.0, gb_hour=0.1, spot_share=0.25)
+    # 720,000 images at 2 × 100 a second take an hour; 60 shards start for a minute each.
+    told = estimate.cost(720_000, 100, 60, Task(n_vcpus=2, memory_gb=4), prices)
+    assert told.vcpu_hours == pytest.approx(2 * 2)
+    assert told.gb_hours == pytest.approx(2 * 4)
+    assert told.fargate_usd == pytest.approx(4 * 1.0 + 8 * 0.1)
+    assert told.fargate_spot_usd == pytest.approx(4.8 / 4)
+
+
+def test_a_million_images_cost_a_dollar_at_the_listed_prices() -> None:
+    told = estimate.cost(1_000_000, 300, 100, Task(), Prices())
+    hours = 1_000_000 / 600 / 3600 + 100 * 60 / 3600
+    assert told.fargate_usd == pytest.approx(hours * (2 * 0.04048 + 4 * 0.004445), rel=1e-3)
+
+
+def test_more_shards_start_more_often() -> None:
+    few, many = (estimate.cost(10_000, 100, n, Task(), Prices()) for n in (1, 100))
+    assert many.vcpu_hours - few.vcpu_hours == pytest.approx(99 * 60 * 2 / 3600)
+
+
+def test_the_shortest_bill_is_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "START_S", 1.0)
+    assert estimate.cost(1, 100, 1, Task(n_vcpus=1), Prices()).vcpu_hours == pytest.approx(
+        1 / 60, abs=1e-4
+    )
+
+
+def test_no_images_cost_the_start_alone() -> None:
+    told = estimate.cost(0, 0.0, 1, Task(), Prices())
+    assert told.vcpu_hours == pytest.approx(2 / 60, abs=1e-4)
+
+
+def test_the_prices_travel_with_the_cost() -> None:
+    prices = dataclasses.replace(Prices(), region="eu-central-1")
+    assert estimate.cost(1, 1, 1, Task(), prices).prices.region == "eu-central-1"
