@@ -88,6 +88,23 @@ def test_keys_that_differ_in_slashes_alone_are_different_objects(s3: Any) -> Non
         assert storage.read(entry.uri, entry.etag).data == key.encode()
 
 
+@pytest.mark.parametrize("key", ["plain.jpg", "a b/ü+%.jpg"])
+def test_stat_tells_what_a_listing_shows(place: str, key: str) -> None:
+    uri = storage.join(place, key)
+    storage.write(uri, b"photo")
+    (entry,) = storage.entries(place)
+    assert storage.stat(uri) == entry
+    with pytest.raises(storage.Missing, match="/b: no such (file|object)$"):
+        storage.stat(storage.join(place, "b"))
+
+
+def test_stat_takes_keys_that_obstore_cannot_name(s3: Any) -> None:
+    etag = storage.write("s3://photos/a//b", b"photo")
+    assert storage.stat("s3://photos/a//b").etag == etag
+    with pytest.raises(storage.Missing):
+        storage.stat("s3://photos/a//c")
+
+
 def test_a_folder_and_its_upload_list_in_the_same_order(s3: Any, tmp_path: Path) -> None:
     keys = ["a/b", "a-b", "a.b", "a0", "aa/b/c", "aa/b-c", "Z", "z", "é", "日本/a", "😀", "\uffee"]
     for key in keys:
