@@ -25,7 +25,7 @@ ARRAY_INDEX = "AWS_BATCH_JOB_ARRAY_INDEX"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     with commands.stoppable():
         model = bundle.load(registry.resolve(arguments.model))
         Rows(arguments.format, model.card.classes).check()
@@ -39,37 +39,38 @@ def main(argv: Sequence[str] | None = None) -> None:
             _all_shards(arguments, model)
 
 
-def _parser() -> commands.Parser:
-    parser = commands.Parser(
+def parser() -> commands.Parser:
+    """Return what understands the command line."""
+    asks = commands.Parser(
         prog="python -m jobs.predict",
         description=__doc__,
         example="python -m jobs.predict s3://photos/2026 s3://results --model registry/mobilenet",
     )
-    parser.add_argument(
+    asks.add_argument(
         "source",
         nargs="+",
         help="the images: folders, s3://bucket/prefix, or lists of keys (.txt, .csv, .jsonl)",
     )
-    parser.add_argument(
+    asks.add_argument(
         "output", help="where OUTPUT/<run>/ is written: a folder or s3://bucket/prefix"
     )
-    parser.add_argument(
+    asks.add_argument(
         "--model",
         required=True,
         help="REGISTRY/NAME for the champion, REGISTRY/NAME/VERSION, or a bundle's folder",
     )
-    parser.add_argument(
+    asks.add_argument(
         "--run", type=_run_name, help="a name for the run (the default: a digest of what is asked)"
     )
-    _add_work(parser)
-    _add_rows(parser)
-    parser.add_argument(
+    _add_work(asks)
+    _add_rows(asks)
+    asks.add_argument(
         "--dry-run",
         action="store_true",
         help="count, measure a sample, tell the cost, write nothing",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    return parser
+    asks.add_argument("--json", action="store_true", help="print the result as JSON")
+    return asks
 
 
 def _add_work(parser: commands.Parser) -> None:
@@ -146,7 +147,8 @@ def _run_name(text: str) -> str:
     return text
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def options_of(arguments: argparse.Namespace) -> Options:
+    """Return what of a command line changes the rows."""
     return Options(tuple(arguments.include), arguments.incremental, arguments.format)
 
 
@@ -168,7 +170,7 @@ def _planned(arguments: argparse.Namespace, model: Bundle) -> tuple[Plan, str]:
         arguments.source,
         arguments.output,
         model,
-        _options(arguments),
+        options_of(arguments),
         arguments.run,
         arguments.shards,
     )
@@ -181,12 +183,12 @@ def _all_shards(arguments: argparse.Namespace, model: Bundle) -> None:
     the_plan, root = _planned(arguments, model)
     if not the_plan.n_shards:
         say("nothing new, nothing is written")
-        _print_summary(summary.add_up(the_plan, [], model.card), root, arguments.json)
+        print_summary(summary.add_up(the_plan, [], model.card), root, arguments.json)
         return
     complete = summary.find(root)
     if complete is not None:
         say("complete already, nothing to do")
-        _print_summary(complete, root, arguments.json)
+        print_summary(complete, root, arguments.json)
         return
     limit = Limit(arguments.max_error_rate, the_plan.n_images)
     with Progress("classifying", the_plan.n_images) as progress:
@@ -194,7 +196,7 @@ def _all_shards(arguments: argparse.Namespace, model: Bundle) -> None:
             shard.run(the_plan, root, index, model, progress, limit)
     told = summary.write_if_last(the_plan, root, model.card, arguments.max_error_rate)
     if told is not None:
-        _print_summary(told, root, arguments.json)
+        print_summary(told, root, arguments.json)
 
 
 def _plan(arguments: argparse.Namespace, model: Bundle) -> None:
@@ -210,7 +212,7 @@ def _plan(arguments: argparse.Namespace, model: Bundle) -> None:
 
 def _one_shard(arguments: argparse.Namespace, model: Bundle, index: int) -> None:
     the_plan, root = plan.find_asked(
-        arguments.source, arguments.output, model, _options(arguments), arguments.run
+        arguments.source, arguments.output, model, options_of(arguments), arguments.run
     )
     if index >= the_plan.n_shards:
         raise Misuse(f"--shard must be 0 to {the_plan.n_shards - 1}. Received: {index}")
@@ -220,7 +222,7 @@ def _one_shard(arguments: argparse.Namespace, model: Bundle, index: int) -> None
     told = summary.write_if_last(the_plan, root, model.card, arguments.max_error_rate)
     if told is not None:
         say("the last shard of the run: complete")
-        _print_summary(told, root, arguments.json)
+        print_summary(told, root, arguments.json)
     elif arguments.json:
         print(records.to_json(done, indent=2))
     else:
@@ -233,7 +235,7 @@ def _one_shard(arguments: argparse.Namespace, model: Bundle, index: int) -> None
 
 def _estimate(arguments: argparse.Namespace, model: Bundle) -> None:
     told = estimate.make(
-        arguments.source, arguments.output, model, _options(arguments), arguments.shards
+        arguments.source, arguments.output, model, options_of(arguments), arguments.shards
     )
     _say_skipped(told.skipped, told.n_classified_before)
     if arguments.json:
@@ -259,7 +261,8 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counts.items())
 
 
-def _print_summary(done: Summary, root: str, as_json: bool) -> None:
+def print_summary(done: Summary, root: str, as_json: bool) -> None:
+    """Print what came out of a run."""
     if as_json:
         print(records.to_json(done, indent=2))
         return

@@ -60,7 +60,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
-    asked = predict._parser().parse_args(rest)
+    asked = predict.parser().parse_args(rest)
     stack.check_places(rest)
     the_stack = stack.find(arguments.stack)
     model = bundle.load(registry.resolve(asked.model))
@@ -77,7 +77,7 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _planned(asked: argparse.Namespace, model: Bundle, dry: bool) -> tuple[Plan, str, int]:
     """Return the plan of a run, its folder, and how many shards it has; a dry run writes none."""
-    options = predict._options(asked)
+    options = predict.options_of(asked)
     if dry:
         with tempfile.TemporaryFile() as spool:
             the_plan = plan.draft(asked.source, asked.output, model, options, spool, asked.run)
@@ -135,7 +135,7 @@ def _follow_shards(the_stack: Stack, job_id: str, root: str, n_shards: int) -> N
     told = summary.find(root)
     if told is None:
         raise Broken(f"{root}: the job ended without a summary; see {the_stack.log_link()}")
-    predict._print_summary(told, root, False)
+    predict.print_summary(told, root, False)
 
 
 def _n_done(root: str) -> int:
