@@ -17,8 +17,6 @@ from keras import layers
 
 from lib.failures import Broken
 
-NAMES = ("cnn", "mobilenet")
-
 POOLED = "pooled"
 """The layer of MobileNetV2 behind which only the head stands."""
 
