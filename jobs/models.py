@@ -34,7 +34,7 @@ def _parser() -> commands.Parser:
         example="python -m jobs.models list registry\n"
         "  python -m jobs.models rollback registry mobilenet",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_action)
+    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=commands.Action)
     _add(actions, "list", _list, "every version of every model, the champions marked").add_argument(
         "name", nargs="?", help="one model alone"
     )
@@ -48,10 +48,6 @@ def _parser() -> commands.Parser:
         action.add_argument("--reason", default=reason, help="kept in the history (%(default)s)")
         action.add_argument("--dry-run", action="store_true", help="tell what would be done")
     return parser
-
-
-def _action(**options: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(allow_abbrev=False, **options)
 
 
 def _add(

@@ -49,7 +49,7 @@ def _parser() -> commands.Parser:
         example='python -m jobs.schedule create weekly "every monday 03:00"'
         " --timezone Europe/Berlin \\\n    -- train s3://photos/hands --registry s3://models",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_action)
+    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=commands.Action)
     create = _add(actions, "create", _create, "a new schedule; behind -- what it runs")
     create.add_argument("when", help="rate(7 days), cron(…), at(…) or 'every monday 03:00'")
     create.add_argument("--timezone", default="UTC", metavar="ZONE", help="such as Europe/Berlin")
@@ -63,10 +63,6 @@ def _parser() -> commands.Parser:
     ):
         _add(actions, name, command, words)
     return parser
-
-
-def _action(**options: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(allow_abbrev=False, **options)
 
 
 def _add(

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lib.failures import Failure
 
@@ -24,21 +24,27 @@ REDRAW_EVERY_S = 0.1
 """How often progress redraws its bar on a terminal, in seconds."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose `--help` ends in a runnable example, and whose errors are a line."""
+class Action(argparse.ArgumentParser):
+    """The parser of one action of a command; its errors are one line."""
 
-    def __init__(self, *, description: str, example: str, **options: object) -> None:
-        super().__init__(
-            description=description,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **options,
-        )
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (--help shows how)\n")
+
+
+class Parser(Action):
+    """The parser of a command; its `--help` ends in a runnable example."""
+
+    def __init__(self, *, description: str, example: str, **options: Any) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:

@@ -101,9 +101,10 @@ def test_what_frozen_layers_make_of_a_view_is_computed_once(
     assert "looking: 6 of 6 views" in told
     _, told = look(4, seed=1)
     assert "looking: 12 of 12 views" in told
-    next(tmp_path.rglob("*.npy")).write_bytes(b"cut")
+    for kept in tmp_path.rglob("*.npy"):
+        kept.write_bytes(b"cut")
     mended, told = look(4)
-    assert ("looking: 3 of 3 views" in told) or told == ""
+    assert "looking: 12 of 12 views" in told
     np.testing.assert_array_equal(mended, first)
 
 

@@ -144,6 +144,8 @@ def test_bad_data_is_one_line_and_exit_3(album: Path, tmp_path: Path, spoil: Any
     (["jobs.train", "no-such-folder", "--registry", "r"], 1, "error: no-such-folder: no such folder"),
     (["jobs.train", "tests"], 2, "the following arguments are required: --registry"),
     (["jobs.train", "tests", "--registry", "r", "--models", "resnet"], 2, "invalid choice: 'resnet'"),
+    (["jobs.models", "promote"], 2, "arguments are required: registry, name, version"),
+    (["jobs.schedule", "create"], 2, "the following arguments are required: "),
     (["jobs.predict", "tests", "out", "--model", "nothing"], 2, "error: nothing: a model must be"),
     (["jobs.predict", "tests", "out", "--model", "m", "--max-error-rate", "7"], 2, "must be 0 to 1"),
 ])  # fmt: skip

@@ -50,7 +50,7 @@ class Recipe:
     """Adam's highest rate while every convolution learns."""
     all_epochs: int = 2
 
-    cnn_rate: float = 1e-3
+    new_rate: float = 1e-3
     """Adam's highest rate for a network that starts from nothing."""
     half_epochs: int = 16
     """Epochs of the small CNN on images of half the size: a quarter of the work, and it finds what
@@ -195,7 +195,8 @@ class Student:
             shrink=shrink,
         )
         watched = Batches(self.dataset, validation, batch_size=64, seed=0, shrink=shrink)
-        rate = self.recipe.cnn_rate if is_cnn else self.recipe.all_rate
+        from_nothing = is_cnn or self.start == "none"
+        rate = self.recipe.new_rate if from_nothing else self.recipe.all_rate
         stage = "all" if shrink == 1 else "half size"
         history = self._for_epochs(model, stage, batches, watched, rate, n_epochs)
         return Learned(model, history, n_epochs)
