@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jobs.photos import Photos
-from lib import bundle, metrics, registry, storage
+from lib import bundle, metrics, registry, sessions, storage
 from lib.failures import BadData
 from lib.metrics import Verdict
 from lib.records import Card
+
+MAX_NEW_SHARE = 0.2
+"""With more new images than this share, a training starts from the start."""
 
 MIN_KEPT_SHARE = 0.5
 """A class with less than this share of the champion's images is taken for an accident."""
@@ -32,6 +35,54 @@ def is_nothing_new(where: str, name: str, photos: Photos, config: Mapping[str, o
         return False
     same_recipe = all(newest.config.get(key) == value for key, value in config.items())
     return newest.data.get("fingerprint") == photos.fingerprint and same_recipe
+
+
+def sides_before(where: str, names: Sequence[str], how: str) -> dict[str, str]:
+    """Return the side of each image in the newest version's split, by the digest of its pixels.
+
+    Empty where there is none, or where a person tells sessions apart in another way by now.
+
+    Args:
+        how: how sessions are told apart now.
+    """
+    for name in names:
+        for version in reversed(registry.versions(where, name)):
+            card = registry.card(where, name, version)
+            if bundle.SPLIT in card.files:
+                is_told_anew = how.startswith(sessions.TOLD) and card.sessions.get("by") != how
+                uri = storage.join(where, name, version)
+                return {} if is_told_anew else bundle.sides(uri)
+    return {}
+
+
+def to_go_on_from(
+    where: str,
+    name: str,
+    classes: Sequence[str],
+    config: Mapping[str, object],
+    sides: Mapping[str, str],
+) -> Card | None:
+    """Return the champion's card where a training may go on from it, and from nothing but a few.
+
+    It learned by the same recipe, most of the images are the ones it knows, and it has learned none
+    of those that are to be tested on.
+
+    Args:
+        sides: the side that each image has now, by the digest of its pixels.
+    """
+    champion = registry.champion(where, name)
+    if champion is None:
+        return None
+    card = registry.card(where, name, champion.version)
+    if bundle.SPLIT not in card.files or bundle.WEIGHTS not in card.files:
+        return None
+    asked = {key: card.config.get(key) for key in config}
+    if card.classes != tuple(classes) or asked != dict(config):
+        return None
+    before = bundle.sides(storage.join(where, name, champion.version))
+    n_new = len(sides.keys() - before.keys())
+    has_moved = any(sides.get(digest, side) != side for digest, side in before.items())
+    return None if has_moved or n_new > MAX_NEW_SHARE * len(sides) else card
 
 
 def check_not_shrunk(where: str, name: str, photos: Photos) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,6 +18,12 @@ from lib.records import ErrorRow, Example
 
 MIN_IMAGES_PER_CLASS = 3
 """One to learn from, one to stop by, one to test on."""
+
+SESSIONS_CSV = "sessions.csv"
+"""The file in a source that names sessions; its columns are image and session."""
+
+EXTRA = "extra"
+"""The session of images that are learned from and never measured on."""
 
 MAX_UNREADABLE_SHARE = 0.1
 """More unreadable images than this share mean that something else is wrong."""
@@ -72,16 +80,32 @@ def find(sources: Sequence[str], extra: Sequence[str] = ()) -> Photos:
 
 
 def _below(source: str, ignored: Counter[str]) -> list[Example]:
-    examples = []
+    examples, named = [], {}
     for entry in storage.entries(source):
         key = storage.relative(entry.uri, source)
         label, _, rest = key.partition("/")
         is_hidden = any(part.startswith(".") for part in key.split("/"))
         if rest and not is_hidden and images.has_image_extension(key):
-            examples.append(Example(entry.uri, entry.etag, source, key, label))
+            examples.append(Example(entry.uri, entry.etag, source, key, label, entry.modified_s))
+        elif key == SESSIONS_CSV:
+            named = _named_sessions(entry.uri)
         else:
             ignored["hidden" if is_hidden else PurePosixPath(key).suffix.lower() or key] += 1
-    return examples
+    if stray := named.keys() - {example.key for example in examples}:
+        ignored[f"lines of {SESSIONS_CSV} without an image"] += len(stray)
+    return [replace(example, session=named.get(example.key, "")) for example in examples]
+
+
+def _named_sessions(uri: str) -> dict[str, str]:
+    """Return the session of each image, by its place below the source."""
+    text = storage.read(uri, max_bytes=images.MAX_BYTES).data.decode("utf-8-sig", "replace")
+    lines = csv.DictReader(io.StringIO(text))
+    if not {"image", "session"} <= set(lines.fieldnames or ()):
+        raise BadData(
+            f"{uri}: the columns must be image (as <class>/<image>) and session. "
+            f"Received: {', '.join(lines.fieldnames or ()) or 'nothing'}"
+        )
+    return {line["image"]: line["session"] or "" for line in lines}
 
 
 def _check_enough(examples: Sequence[Example], where: str, readable: str = "") -> None:
@@ -114,23 +138,57 @@ def check_readable(photos: Photos, kept: Sequence[Example], unreadable: Sequence
     _check_enough([e for e in kept if e.uri in measured], "the sources", "readable ")
 
 
+def find_sessions(
+    examples: Sequence[Example], extra: Sequence[str], taken_s: np.ndarray | None = None
+) -> sessions.Sessions:
+    """Return the sessions of images; those of extra sources are in one called `extra`.
+
+    Args:
+        taken_s: the capture time in each image, float (N,), as `sessions.find` takes it.
+    """
+    rows = _measured_rows(examples, extra)
+    known_s = None if taken_s is None else taken_s[rows]
+    return _widened(sessions.find([examples[row] for row in rows], known_s), rows, len(examples))
+
+
+def with_likeness(
+    groups: sessions.Sessions,
+    examples: Sequence[Example],
+    extra: Sequence[str],
+    features: np.ndarray,
+) -> sessions.Sessions:
+    """Return sessions that are cut by near twins; features are float (N, D)."""
+    rows = _measured_rows(examples, extra)
+    alone = replace(groups, names=groups.names[rows], blocks=groups.blocks[rows])
+    return _widened(sessions.with_likeness(alone, features[rows]), rows, len(examples))
+
+
 def split(
-    examples: Sequence[Example], classes: Sequence[str], extra: Sequence[str]
-) -> tuple[sessions.Sessions, sessions.Split]:
-    """Return the sessions and sides of images; those of extra sources are on the train side."""
-    labels = np.array([classes.index(example.label) for example in examples])
-    measured = np.array([example.source not in extra for example in examples])
-    found = sessions.find(
-        [e for e, is_measured in zip(examples, measured, strict=True) if is_measured]
-    )
-    cut = sessions.split(found, labels[measured])
-    names = np.full(len(examples), "extra", object)
-    names[measured] = found.names
+    groups: sessions.Sessions,
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    extra: Sequence[str],
+    before: np.ndarray | None = None,
+) -> sessions.Split:
+    """Return the side of each image; those of extra sources are on the train side.
+
+    Args:
+        before: the side of each image in an earlier split, text (N,), empty for new ones.
+    """
+    rows = _measured_rows(examples, extra)
+    labels = np.array([classes.index(examples[row].label) for row in rows])
+    alone = replace(groups, names=groups.names[rows], blocks=groups.blocks[rows])
+    cut = sessions.split(alone, labels, None if before is None else before[rows])
     sides = np.full(len(examples), "train", object)
-    sides[measured] = cut.sides
-    blocks = np.full(len(examples), "", object)
-    blocks[measured] = found.blocks
-    return (
-        sessions.Sessions(names, found.how, blocks),
-        sessions.Split(sides, cut.how, cut.warning),
-    )
+    sides[rows] = cut.sides
+    return replace(cut, sides=sides)
+
+
+def _measured_rows(examples: Sequence[Example], extra: Sequence[str]) -> np.ndarray:
+    return np.flatnonzero([example.source not in extra for example in examples])
+
+
+def _widened(groups: sessions.Sessions, rows: np.ndarray, n_images: int) -> sessions.Sessions:
+    names, blocks = np.full(n_images, EXTRA, object), np.full(n_images, "", object)
+    names[rows], blocks[rows] = groups.names, groups.blocks
+    return replace(groups, names=names, blocks=blocks)

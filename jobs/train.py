@@ -20,7 +20,7 @@ import numpy as np
 
 from jobs import judge, photos
 from jobs.photos import Photos
-from lib import bundle, commands, metrics, registry
+from lib import bundle, commands, likeness, metrics, registry, storage
 from lib.commands import say
 from lib.failures import Misuse
 from lib.records import Card, ImageRule
@@ -28,13 +28,16 @@ from lib.sessions import Sessions, Split
 
 if TYPE_CHECKING:
     from lib.training.dataset import Dataset
-    from lib.training.fit import Recipe
+    from lib.training.fit import Recipe, Student
     from lib.training.measure import Trained
 
 MODELS = ("cnn", "mobilenet")
 
 SHIPPED = Path(__file__).parents[1] / "demo" / "models" / "mobilenet"
 """The finger counter, whose backbone stands in where ImageNet's weights cannot be had."""
+
+
+FROM_SHIPPED = "the finger counter that ships"
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,23 @@ class Run:
     command: str
     photos: Photos
     dataset: Dataset
+    features: np.ndarray
+    """What a backbone makes of each image, float32 (N, D)."""
     sessions: Sessions
     split: Split
     recipe: Recipe
+
+    @property
+    def measured_rows(self) -> np.ndarray:
+        """The rows of all images but the extra ones, int (n,)."""
+        return np.flatnonzero(self.sessions.names != photos.EXTRA)
+
+    @property
+    def sides(self) -> dict[str, str]:
+        """The side of each image by the digest of its pixels; empty where all are learned from."""
+        if self.arguments.cross_validate:
+            return {}
+        return {self.dataset.digests[row]: self.split.sides[row] for row in self.measured_rows}
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,8 @@ class Outcome:
     accuracy: metrics.Accuracy
     how: str
     worst_session: float
+    twin_share: float
+    random_split: dict[str, float]
     seconds: float
     verdict: str
 
@@ -70,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = photos.find(arguments.source, arguments.extra)
     _tell_photos(found)
     if arguments.dry_run:
-        _tell_split(photos.split(found.examples, found.classes, arguments.extra)[1])
+        groups = photos.find_sessions(found.examples, arguments.extra)
+        _tell_split(photos.split(groups, found.examples, found.classes, arguments.extra))
         return
 
     names = _with_something_new(arguments, found)
@@ -85,11 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in loaded.unreadable:
         say(f"unreadable: {row.uri}: {row.error['message']}")
     photos.check_readable(found, loaded.examples, loaded.unreadable)
-    groups, split = photos.split(loaded.examples, found.classes, arguments.extra)
+    recipe = fit.Recipe(depth=arguments.depth, seed=arguments.seed)
+    features = _features(loaded, recipe, arguments.backbone)
+    groups, split = _split(arguments, found, loaded, features)
     _tell_split(split)
     command = shlex.join(["python", "-m", "jobs.train", *argv])
-    recipe = fit.Recipe(depth=arguments.depth, seed=arguments.seed)
-    run = Run(arguments, command, found, loaded, groups, split, recipe)
+    run = Run(arguments, command, found, loaded, features, groups, split, recipe)
     _print([_train(name, run) for name in names], arguments.json)
 
 
@@ -141,7 +162,7 @@ def _parser() -> commands.Parser:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="train even where nothing is new, or a class has shrunk",
+        help="train from the start, even where nothing is new, few images are, or a class shrank",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same numbers")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -183,27 +204,65 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
 
 
+def _features(dataset: Dataset, recipe: Recipe, backbone: str) -> np.ndarray:
+    """Return what a backbone that knows pictures makes of each image, float32 (N, D)."""
+    from lib.training import activations, models
+
+    try:
+        start = _start("imagenet" if backbone == "none" else backbone)
+        return activations.features(dataset, recipe, start)
+    except models.NoWeights:
+        return activations.features(dataset, recipe, bundle.weights(str(SHIPPED)))
+
+
+def _split(
+    arguments: argparse.Namespace, found: Photos, dataset: Dataset, features: np.ndarray
+) -> tuple[Sessions, Split]:
+    """Return the sessions and sides of all images; those of an earlier run keep their side."""
+    examples, extra = dataset.examples, arguments.extra
+    groups = photos.find_sessions(examples, extra, dataset.taken_s)
+    if groups.needs_likeness:
+        groups = photos.with_likeness(groups, examples, extra, features)
+    kept = judge.sides_before(arguments.registry, arguments.models, groups.how)
+    before = np.array([kept.get(digest, "") for digest in dataset.digests], object)
+    return groups, photos.split(groups, examples, found.classes, extra, before)
+
+
 def _train(name: str, run: Run) -> Outcome:
     from lib.training import export
 
     started_s = time.monotonic()
-    trained, backbone = _learn(name, run)
+    before = _to_go_on_from(name, run)
+    trained, backbone = _go_on(name, run, before) if before else _learn(name, run)
     labels = run.dataset.labels[trained.rows]
     accuracy = metrics.accuracy(labels, trained.measured)
     measured = _measured(labels, trained, run)
+    measured["random_split"] = (
+        before.metrics["random_split"] if before else _on_random_split(name, run, trained, backbone)
+    )
     card = _card(name, run, trained, measured, backbone)
     where, images = run.arguments.registry, run.dataset.images[trained.rows]
     verdict = judge.judge(where, card, labels, images, trained.measured)
     card = replace(card, metrics=measured | {"verdict": asdict(verdict)})
     with tempfile.TemporaryDirectory() as folder:
-        export.write(trained, card, Path(folder), images)
+        export.write(trained, card, Path(folder), images, run.sides)
         registry.publish(where, Path(folder), name, card.version)
     if verdict.promote:
         registry.promote(where, name, card.version, verdict.reason)
     said = f"{'champion' if verdict.promote else 'candidate'}: {verdict.reason}"
     worst = min(session["accuracy"] for session in measured["per_session"].values())
     seconds = time.monotonic() - started_s
-    return Outcome(name, card.version, accuracy, trained.how, worst, seconds, said)
+    return Outcome(
+        name,
+        card.version,
+        accuracy,
+        trained.how,
+        worst,
+        measured["twin_share"],
+        measured["random_split"],
+        seconds,
+        said,
+    )
 
 
 def _learn(name: str, run: Run) -> tuple[Trained, str]:
@@ -222,19 +281,83 @@ def _learn(name: str, run: Run) -> tuple[Trained, str]:
             "WARNING: MobileNetV2 goes on from the backbone of the finger counter that ships: "
             f"{error}"
         )
-        return _measure(name, run, bundle.weights(str(SHIPPED))), "the finger counter that ships"
+        return _measure(name, run, bundle.weights(str(SHIPPED))), FROM_SHIPPED
 
 
 def _measure(name: str, run: Run, start: str | Mapping[str, np.ndarray]) -> Trained:
-    from lib.training import fit, measure
+    from lib.training import measure
 
-    student = fit.Student(name, run.dataset, len(run.photos.classes), run.recipe, start)
+    student = _student(name, run, start)
     if not run.arguments.cross_validate:
         return measure.on_held_out(student, run.split)
-    rows = np.flatnonzero(run.sessions.names != "extra")
+    rows = run.measured_rows
     if not run.sessions.how or len(np.unique(run.sessions.names[rows])) < 2:
         raise Misuse("--cross-validate needs at least 2 sessions, and they could not be told apart")
     return measure.cross_validated(student, run.sessions.names.astype(str), rows)
+
+
+def _student(
+    name: str,
+    run: Run,
+    start: str | Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray] | None = None,
+) -> Student:
+    from lib.training import fit
+
+    return fit.Student(name, run.dataset, len(run.photos.classes), run.recipe, start, before)
+
+
+def _to_go_on_from(name: str, run: Run) -> Card | None:
+    """Return the card of the champion that a training goes on from, if it may."""
+    if name != "mobilenet" or run.arguments.depth != "top" or run.arguments.force or not run.sides:
+        return None
+    where, asked = run.arguments.registry, _asked(run.arguments)
+    return judge.to_go_on_from(where, name, run.photos.classes, asked, run.sides)
+
+
+def _go_on(name: str, run: Run, before: Card) -> tuple[Trained, str]:
+    """Let the champion learn the new images too, and return it with a word on its backbone."""
+    from lib.training import measure
+
+    say(f"{name} goes on from {before.version}: few images are new (--force starts anew)")
+    uri = storage.join(run.arguments.registry, name, before.version)
+    student = _student(name, run, _backbone(before.config["backbone"]), bundle.weights(uri))
+    trained = measure.gone_on(student, run.split, before.temperature, before.threshold)
+    return trained, before.config["backbone"]
+
+
+def _backbone(word: str) -> str | Mapping[str, np.ndarray]:
+    """Return the backbone that a card names."""
+    return bundle.weights(str(SHIPPED)) if word == FROM_SHIPPED else _start(word)
+
+
+def _on_random_split(name: str, run: Run, trained: Trained, backbone: str) -> dict[str, float]:
+    """Return the accuracy that a random split would have shown, and why it is too good."""
+    from lib.training import measure
+
+    start = "none" if name == "cnn" else _backbone(backbone)
+    n_test = len(trained.rows)
+    rows, scores = measure.on_random_split(
+        _student(name, run, start), run.measured_rows, n_test, trained.n_epochs
+    )
+    rest = np.setdiff1d(run.measured_rows, rows)
+    accuracy = metrics.accuracy(run.dataset.labels[rows], scores)
+    return asdict(accuracy) | {"twin_share": likeness.twin_share(run.features, rows, rest)}
+
+
+def _twin_share(trained: Trained, run: Run) -> float:
+    """Return the share of the images measured on with a near twin among those learned from."""
+    names = run.sessions.names
+    held_out = (
+        [np.flatnonzero(names == name) for name in np.unique(names[trained.rows])]
+        if run.arguments.cross_validate
+        else [trained.rows]
+    )
+    n_twins = sum(
+        len(rows) * likeness.twin_share(run.features, rows, np.setdiff1d(run.measured_rows, rows))
+        for rows in held_out
+    )
+    return round(n_twins / len(trained.rows), 4)
 
 
 def _start(backbone: str) -> str | Mapping[str, np.ndarray]:
@@ -267,13 +390,14 @@ def _card(
             "extra": run.arguments.extra,
             "fingerprint": run.photos.fingerprint,
             "n_images": len(run.dataset),
-            "n_extra": int(np.sum(run.sessions.names == "extra")),
+            "n_extra": len(run.dataset) - len(run.measured_rows),
             "per_class": dict(sorted(Counter(e.label for e in run.dataset.examples).items())),
             "n_unreadable": len(run.dataset.unreadable),
             "ignored": dict(run.photos.ignored),
         },
         sessions={
             "how": run.split.how,
+            "by": run.sessions.how,
             "warning": run.split.warning,
             "n_images": dict(Counter(run.split.sides.tolist())),
         },
@@ -301,6 +425,7 @@ def _measured(labels: np.ndarray, trained: Trained, run: Run) -> dict[str, objec
     return {
         "accuracy": asdict(metrics.accuracy(labels, scores)),
         "how": trained.how,
+        "twin_share": _twin_share(trained, run),
         "per_session": _per_session(labels, scores, names)
         if run.sessions.how
         else {"all": {"accuracy": metrics.accuracy(labels, scores).value, "n_images": len(labels)}},
@@ -333,11 +458,23 @@ def _print(outcomes: Sequence[Outcome], as_json: bool) -> None:
         return
     if not outcomes:
         return
-    print(f"{'model':<10} {'accuracy, 95 % interval':<38} {'worst session':>13} {'seconds':>8}")
+    head = ("held out, 95 % interval", "worst session", "random split", "seconds")
+    print(f"{'model':<10} {head[0]:<38} {head[1]:>13} {head[2]:>12} {head[3]:>8}")
     for o in outcomes:
-        print(f"{o.model:<10} {o.accuracy!s:<38} {o.worst_session:>13.3f} {o.seconds:>8.0f}")
+        print(
+            f"{o.model:<10} {o.accuracy!s:<38} {o.worst_session:>13.3f} "
+            f"{o.random_split['value']:>12.3f} {o.seconds:>8.0f}"
+        )
+    print(_leak(outcomes[0]))
     for o in outcomes:
         print(f"{o.model} {o.version}: measured {o.how}; {o.verdict}")
+
+
+def _leak(outcome: Outcome) -> str:
+    random = outcome.random_split["twin_share"]
+    told = f"near twins in training: {outcome.twin_share:.0%} of the held-out images, "
+    told += f"{random:.0%} of a random split's"
+    return told + (" (its accuracy is optimistic)" if random > outcome.twin_share else "")
 
 
 if __name__ == "__main__":

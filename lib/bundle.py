@@ -24,6 +24,9 @@ WEIGHTS = "weights.npz"
 MEASURED = "measured.npz"
 """The scores behind the card's accuracy, by SHA-256 of the pixels: for the next comparison."""
 
+SPLIT = "split.npz"
+"""The side of the split that each image was on, by SHA-256 of the pixels: the next one keeps it."""
+
 GOLDEN_TOLERANCE = 1e-3
 """How far a replayed golden score may be from the stored one; processors differ a little."""
 
@@ -164,6 +167,23 @@ def weights(uri: str) -> dict[str, np.ndarray]:
     data = _verified(storage.join(uri, WEIGHTS), card.files[WEIGHTS])
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return {path: arrays[path] for path in arrays.files}
+
+
+def sides(uri: str) -> dict[str, str]:
+    """Return the side that each image was on in a bundle's training, by SHA-256 of its pixels.
+
+    Empty where none was kept.
+
+    Raises:
+        Broken: they are not the ones the card names.
+    """
+    card_uri = storage.join(uri, CARD)
+    card = records.parse_card(storage.read(card_uri).data, card_uri)
+    if SPLIT not in card.files:
+        return {}
+    data = _verified(storage.join(uri, SPLIT), card.files[SPLIT])
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(zip(arrays["digests"].tolist(), arrays["sides"].tolist(), strict=True))
 
 
 def measured(model: Bundle) -> dict[str, np.ndarray]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import (  # the plugins register the decoders of FORMATS, and no others are loaded
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
@@ -81,6 +83,22 @@ def decode(data: bytes, rule: ImageRule) -> np.ndarray:
         raise Unreadable(
             code, f"the image is {code}: {str(error) or type(error).__name__}"
         ) from error
+
+
+def taken_s(data: bytes) -> float:
+    """Return when an encoded image was taken, by its EXIF: seconds from any start; NaN if unknown.
+
+    The camera's clock has no zone: only the time between two images means anything.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            exif = image.getexif()
+            text = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+            text = text or exif.get(ExifTags.Base.DateTime) or ""
+        taken = datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        return taken.replace(tzinfo=UTC).timestamp()
+    except Exception:  # damaged EXIF may raise nearly anything, and says nothing
+        return float("nan")
 
 
 def _check_pixels(image: Image.Image) -> None:

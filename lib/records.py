@@ -52,6 +52,10 @@ class Example:
     key: str
     """Its place below the source: `<class>/<file>` or `<class>/<session>/<file>`."""
     label: str
+    uploaded_s: float = 0.0
+    """When it was last written, Unix time."""
+    session: str = ""
+    """Its session as `sessions.csv` names it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def test_without_any_limit_a_view_is_the_image(
 def dataset(n: int, size_px: int = 32) -> Dataset:
     pixels = np.random.default_rng(0).integers(0, 256, (n, size_px, size_px, 3), dtype=np.uint8)
     examples = [Example(f"{k}.png", "", ".", f"a/{k}.png", "a") for k in range(n)]
-    return Dataset(pixels, np.arange(n) % 2, examples, [])
+    return Dataset(pixels, np.arange(n) % 2, examples, np.full(n, np.nan), [])
 
 
 def test_what_frozen_layers_make_of_a_view_is_computed_once(
@@ -129,7 +129,9 @@ def test_every_epoch_shows_each_image_once_in_another_order() -> None:
     orders = []
     for _ in range(2):
         pixels = np.concatenate([batches[b][0] for b in range(len(batches))])
-        orders.append([int(np.flatnonzero((dataset(10).images == p).all((1, 2, 3)))[0]) for p in pixels])
+        orders.append(
+            [int(np.flatnonzero((dataset(10).images == p).all((1, 2, 3)))[0]) for p in pixels]
+        )
         batches.on_epoch_begin()
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(3, 9))
     assert orders[0] != orders[1]

@@ -19,7 +19,9 @@ MODELS = ("cnn", "mobilenet")
 @pytest.fixture(params=MODELS)
 def folder(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> Path:
     """A copy of a bundle that a test may damage."""
-    return Path(shutil.copytree(registry.resolve(str(trained / request.param)), tmp_path / "bundle"))
+    return Path(
+        shutil.copytree(registry.resolve(str(trained / request.param)), tmp_path / "bundle")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,18 @@ SIZE_PX = 32
 
 
 def trained(model: keras.Model, kind: type[Trained] = Trained) -> Trained:
-    history = [{"stage": "all", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": "", "val_accuracy": ""}]
+    history = [
+        {
+            "stage": "all",
+            "epoch": 1,
+            "loss": 1.0,
+            "accuracy": 0.5,
+            "val_loss": "",
+            "val_accuracy": "",
+        }
+    ]
     measured = np.full((3, 3), 1 / 3, np.float32)
-    return kind(model, 2.0, 0.5, history, np.arange(3), measured, "not at all")
+    return kind(model, 2.0, 0.5, history, np.arange(3), measured, "not at all", 1)
 
 
 def card(name: str) -> Card:
@@ -29,6 +38,8 @@ def card(name: str) -> Card:
         "how": "on the test side",
         "per_session": {"12-00-00": {"accuracy": 0.75, "n_images": 4}},
         "per_class": {c: {"precision": 0.5, "recall": 1.0, "n_images": 2} for c in "abc"},
+        "twin_share": 0.04,
+        "random_split": {"value": 1.0, "low": 0.9, "high": 1.0, "n_images": 9, "twin_share": 0.95},
         "confusion": [[2, 0, 0], [1, 1, 0], [0, 0, 0]],
         "calibration_error": 0.02, "sure_share": 0.8, "sure_accuracy": 0.97,
     }  # fmt: skip
@@ -62,7 +73,9 @@ def test_the_report_tells_the_honest_figures(tmp_path: Path, pictures: np.ndarra
     told = (tmp_path / "report.md").read_text()
     assert "**Accuracy 0.750 [0.600, 0.900], 4 images** (95 % interval), on the test side." in told
     assert "| 12-00-00 | 4 | 0.750 |" in told
-    assert "Under 0.50 the answer is \"not sure\": 20.0% of these images" in told
+    assert "4% of these images have a near twin among those learned from." in told
+    assert "With a random split it is 95%, and the accuracy looks like 1.000" in told
+    assert 'Under 0.50 the answer is "not sure": 20.0% of these images' in told
     for picture in ("confusion.png", "curves.png"):
         assert picture in told
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
@@ -91,7 +104,9 @@ def test_what_half_a_cnn_learned_is_what_the_whole_one_says_of_the_same_picture_
     half, whole = models.cnn(3, SIZE_PX // 2), models.cnn(3, SIZE_PX)
     models.transplant(half, whole)
     for layer in ("conv1", "conv2", "conv3", "dense2", "logits"):
-        for a, b in zip(half.get_layer(layer).get_weights(), whole.get_layer(layer).get_weights(), strict=True):
+        for a, b in zip(
+            half.get_layer(layer).get_weights(), whole.get_layer(layer).get_weights(), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
     even = np.full((1, SIZE_PX, SIZE_PX, 3), 90, np.uint8)
     inner = keras.Model(whole.input, whole.get_layer("last_map").output)(even)

@@ -60,7 +60,8 @@ def test_other_colour_models_become_rgb(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize(
-    ("orientation", "red_at"), [(1, (32, 8)), (2, (32, 56)), (3, (32, 56)), (6, (8, 32)), (8, (56, 32))]
+    ("orientation", "red_at"),
+    [(1, (32, 8)), (2, (32, 56)), (3, (32, 56)), (6, (8, 32)), (8, (56, 32))],
 )
 def test_exif_orientation_is_obeyed(kind: str, orientation: int, red_at: tuple[int, int]) -> None:
     exif = Image.Exif()
@@ -98,10 +99,13 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     np.testing.assert_array_equal(images.decode(data, RULE)[0, 0], (0, 255, 0))
 
 
-@pytest.mark.parametrize(("width", "height", "inside", "outside"), [
-    (200, 100, (32, 2), (8, 32)),
-    (100, 200, (2, 32), (32, 8)),
-])
+@pytest.mark.parametrize(
+    ("width", "height", "inside", "outside"),
+    [
+        (200, 100, (32, 2), (8, 32)),
+        (100, 200, (2, 32), (32, 8)),
+    ],
+)
 def test_the_whole_image_fits_and_the_rest_is_grey(
     width: int, height: int, inside: tuple[int, int], outside: tuple[int, int]
 ) -> None:

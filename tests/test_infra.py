@@ -159,7 +159,9 @@ def test_what_was_deployed_is_there(cloud: Cloud) -> None:  # noqa: F811
     found = batch.describe_job_definitions()["jobDefinitions"]
     assert {d["jobDefinitionName"] for d in found} == {"handful-predict", "handful-train"}
     for definition in found:
-        roles = {definition["containerProperties"][name] for name in ("jobRoleArn", "executionRoleArn")}
+        roles = {
+            definition["containerProperties"][name] for name in ("jobRoleArn", "executionRoleArn")
+        }
         assert len(roles) == 2
     (group,) = cloud.client("logs").describe_log_groups()["logGroups"]
     assert group["retentionInDays"] == 30
@@ -348,9 +350,7 @@ def test_a_dry_run_prints_every_step_and_does_none(deploy: Any, tmp_path: Path) 
     assert boto3.client("cloudformation").list_stacks()["StackSummaries"] == []
 
 
-def test_a_deployment_creates_the_stack_and_pushes_both_images(
-    deploy: Any, tmp_path: Path
-) -> None:
+def test_a_deployment_creates_the_stack_and_pushes_both_images(deploy: Any, tmp_path: Path) -> None:
     done = deploy(*network())
     assert done.returncode == 0, done.stderr
     assert stack.find("handful")["TrainDefinition"] == "handful-train"

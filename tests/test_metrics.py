@@ -18,7 +18,10 @@ def test_the_interval_is_wilsons() -> None:
     labels = np.zeros(10, int)
     found = metrics.accuracy(labels, one_hot([0] * 9 + [1]))
     assert found.value == pytest.approx(0.9)
-    assert (found.low, found.high) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+    assert (found.low, found.high) == (
+        pytest.approx(0.5958, abs=1e-4),
+        pytest.approx(0.9821, abs=1e-4),
+    )
 
 
 def test_a_perfect_score_on_few_images_is_not_certain() -> None:
@@ -45,7 +48,9 @@ def test_per_class_figures() -> None:
 
 def test_calibration_error_is_the_gap_between_score_and_truth() -> None:
     labels = np.array([0] * 8 + [1] * 2)
-    assert metrics.calibration_error(labels, one_hot([0] * 10, score=0.8)) == pytest.approx(0, abs=1e-9)
+    assert metrics.calibration_error(labels, one_hot([0] * 10, score=0.8)) == pytest.approx(
+        0, abs=1e-9
+    )
     assert metrics.calibration_error(labels, one_hot([0] * 10, score=0.95)) == pytest.approx(0.15)
 
 

@@ -81,7 +81,11 @@ def test_promote_and_rollback_are_told_and_recorded(
     models.main(["promote", place, "cnn", "v3", "--reason", "seen by hand"])
     models.main(["rollback", place, "cnn"])
     models.main(["rollback", place, "cnn"])
-    assert capsys.readouterr().out.splitlines() == ["cnn: v2 -> v3", "cnn: v3 -> v2", "cnn: v2 -> v1"]
+    assert capsys.readouterr().out.splitlines() == [
+        "cnn: v2 -> v3",
+        "cnn: v3 -> v2",
+        "cnn: v2 -> v1",
+    ]
     history = registry.champion(place, "cnn").history
     assert [(c["version"], c["reason"]) for c in history[2:]] == [
         ("v3", "seen by hand"),

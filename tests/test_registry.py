@@ -37,7 +37,9 @@ def publish(sound: Path, tmp_path: Path, place: str) -> Callable[..., str]:
 
     def publish(*versions: str, promoted: bool = True) -> str:
         for version in versions:
-            registry.publish(place, make_version(tmp_path / version, sound, version), "cnn", version)
+            registry.publish(
+                place, make_version(tmp_path / version, sound, version), "cnn", version
+            )
             if promoted:
                 registry.promote(place, "cnn", version, f"{version} is better")
         return place

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lib import sessions
+from lib import likeness, sessions
 from lib.records import Example
 
 
@@ -106,3 +108,85 @@ def test_a_class_without_a_session_of_its_own_is_told() -> None:
     split = sessions.split(sessions.find(taken), labels_of(taken))
     assert "some images share one" in split.warning
     assert set(split.sides[labels_of(taken) == 2]) == set(sessions.SIDES)
+
+
+def test_a_list_of_sessions_goes_before_everything_else() -> None:
+    kitchen, hall = examples("a/x/12-00-00.png", "a/y/12-00-01.png")
+    found = sessions.find([replace(kitchen, session="K"), hall])
+    assert found.names.tolist() == ["K", "y"]
+    assert found.how == "by sessions.csv; by sub-folder"
+
+
+def test_capture_times_in_the_images_tell_sessions_where_names_do_not() -> None:
+    taken = examples(*[f"{label}/cat{k}.jpg" for label in "ab" for k in range(6)])
+    taken_s = np.tile([0, 10, 5_000, 5_010, 9_000, np.nan], 2)
+    found = sessions.find(taken, taken_s)
+    assert found.how.startswith("by the capture time in the image")
+    assert found.names[:5].tolist() == ["00-00-00"] * 2 + ["01-23-20"] * 2 + ["02-30-00"]
+    assert found.names[5] == sessions.UNKNOWN
+    assert found.how.endswith("those of which nothing is known are one")
+
+
+def test_pauses_between_uploads_are_the_last_thing_to_ask() -> None:
+    taken = examples("a/cat.jpg", "b/dog.jpg", "a/12-00-00.png", "b/12-00-01.png")
+    uploaded = [replace(one, uploaded_s=1_000.0 * k) for k, one in enumerate(taken)]
+    assert sessions.find(uploaded[:2]).how.startswith("by the time of upload")
+    assert sessions.find(uploaded[2:]).how.startswith("by the time in the file name")
+    at_once = [replace(one, uploaded_s=5.0) for one in taken[:2]]
+    assert sessions.find(at_once).how == ""
+
+
+def bursts(n_bursts: int, n_frames: int) -> np.ndarray:
+    """Features of frames that are nearly the same within a burst."""
+    random = np.random.default_rng(0)
+    scenes = random.random((n_bursts, 64)) ** 4
+    return np.repeat(scenes, n_frames, axis=0) + random.random((n_bursts * n_frames, 64)) * 0.02
+
+
+def test_near_twins_stay_on_one_side_where_nothing_else_is_known() -> None:
+    taken = examples(*[f"{label}/cat{k}.jpg" for label in "ab" for k in range(60)])
+    features, labels = bursts(12, 10), labels_of(taken)
+    found = sessions.find(taken)
+    assert found.needs_likeness
+    found = sessions.with_likeness(found, features)
+    split = sessions.split(found, labels)
+    for burst in range(12):
+        assert len(set(split.sides[burst * 10 : burst * 10 + 10])) == 1
+    for label in (0, 1):
+        of_class = split.sides[labels == label].tolist()
+        assert [of_class.count(side) for side in sessions.SIDES] == [40, 10, 10]
+    assert "twins were kept together" in split.warning
+    assert likeness.twin_share(features, split.rows("test"), split.rows("train")) == 0
+    drawn = np.random.default_rng(1).permutation(120)
+    assert likeness.twin_share(features, drawn[:24], drawn[24:]) == 1
+
+
+def test_images_that_all_look_alike_are_not_put_into_one_cluster() -> None:
+    alike = np.ones((40, 64)) + np.random.default_rng(0).random((40, 64)) * 0.01
+    found = sessions.find(examples(*[f"a/{k}.jpg" for k in range(40)]))
+    assert sessions.with_likeness(found, alike).block == ""
+
+
+@pytest.mark.parametrize("added", [
+    days("08:00"), days("10:30"), days("09:09"), days("09:00", "10:00", "10:09", "14:00", "15:00"),
+])  # fmt: skip
+def test_images_from_before_keep_their_side_whatever_is_added(added: list[Example]) -> None:
+    """An older session, one between two others, one that joins two."""
+    old = days("09:00", "10:00", "11:00")
+    before = sides(old)
+    new = {example.key: example for example in [*old, *added]}
+    taken = list(new.values())
+    known = np.array([before.get(key, "") for key in new], object)
+    split = sessions.split(sessions.find(taken), labels_of(taken), known)
+    after = dict(zip(new, split.sides.tolist(), strict=True))
+    assert {key: after[key] for key in before} == before
+
+
+def test_a_session_added_to_two_brings_the_side_that_was_missing() -> None:
+    old = days("09:00", "10:00")
+    before = sides(old)
+    taken = old + days("12:00")
+    known = np.array([before.get(example.key, "") for example in taken], object)
+    split = sessions.split(sessions.find(taken), labels_of(taken), known)
+    assert set(split.sides[-10:]) == {"validation"}
+    assert "1 sessions stand on two sides" in split.warning

@@ -138,9 +138,7 @@ def notices(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
     return read
 
 
-def test_a_finished_run_publishes_one_message_with_its_table(
-    stocked: Cloud, notices: Any
-) -> None:
+def test_a_finished_run_publishes_one_message_with_its_table(stocked: Cloud, notices: Any) -> None:
     container.main([*PREDICT, "--run", "r"])
     ((subject, text),) = notices()
     assert subject == "handful: predict finished"
@@ -303,7 +301,11 @@ def test_each_role_is_refused_what_it_must_not_do(
     cloud.enforce(monkeypatch)
     for name, value in cloud.assume(cloud.outputs[role]).items():
         monkeypatch.setenv(name, value)
-    expected = [*MAY[role], ("read", "s3://elsewhere", "refused"), ("write", "s3://elsewhere", "refused")]
+    expected = [
+        *MAY[role],
+        ("read", "s3://elsewhere", "refused"),
+        ("write", "s3://elsewhere", "refused"),
+    ]
     tries = [f"{what} {place}{'' if what == 'list' else '/a'}" for what, place, _ in expected]
     command = [sys.executable, "-c", TRIES, *tries]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

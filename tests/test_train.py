@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import judge, photos, predict, train
 from lib import bundle, commands, images, registry, storage
 from lib.failures import BadData, Broken, Misuse
-from lib.training import models
+from lib.training import fit, models
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +67,9 @@ def test_the_history_tells_train_and_validation(trained: Path) -> None:
     assert (Path(uri) / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_decodes_what_predicting_decodes(trained: Path, hands: Path, tmp_path: Path) -> None:
+def test_training_decodes_what_predicting_decodes(
+    trained: Path, hands: Path, tmp_path: Path
+) -> None:
     """The same bytes give the same scores, by training's decode and by jobs.predict."""
     from lib.training import dataset
 
@@ -129,7 +132,9 @@ def all_unreadable(album: Path) -> None:
     (one_image, "a class needs at least 3 images. Received: 1 (3)"),
     (all_unreadable, "at most 10% of the images may be unreadable. Received: 36 of 36"),
 ])  # fmt: skip
-def test_bad_data_is_one_line_and_exit_3(album: Path, tmp_path: Path, spoil: Any, line: str) -> None:
+def test_bad_data_is_one_line_and_exit_3(
+    album: Path, tmp_path: Path, spoil: Any, line: str
+) -> None:
     spoil(album)
     told = command("jobs.train", album, "--registry", tmp_path / "registry")
     assert told.returncode == 3
@@ -156,7 +161,9 @@ def test_bad_usage_and_bad_systems_are_one_line(words: list[str], code: int, lin
     assert line in told.stderr
 
 
-def test_a_damaged_bundle_is_one_line_and_exit_1(trained: Path, hands: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_one_line_and_exit_1(
+    trained: Path, hands: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(registry.resolve(str(trained / "cnn")), tmp_path / "bundle")
     data = bytearray((folder / "model.tflite").read_bytes())
     data[len(data) // 2] ^= 1
@@ -191,7 +198,9 @@ def test_the_same_images_and_recipe_again_are_nothing_new(
     trained: Path, hands: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(trained.rglob("*"))
-    train.main([str(hands), "--registry", str(trained), "--frozen", "--backbone", str(train.SHIPPED)])
+    train.main(
+        [str(hands), "--registry", str(trained), "--frozen", "--backbone", str(train.SHIPPED)]
+    )
     assert "nothing new" in capsys.readouterr().err
     assert sorted(trained.rglob("*")) == before
 
@@ -224,10 +233,12 @@ def test_a_bad_image_among_good_ones_is_told_and_left_out(
 
 def test_extra_images_are_learned_from_and_never_measured_on(hands: Path, album: Path) -> None:
     found = photos.find([str(hands)], [str(album)])
-    groups, split = photos.split(found.examples, found.classes, [str(album)])
+    groups = photos.find_sessions(found.examples, [str(album)])
+    split = photos.split(groups, found.examples, found.classes, [str(album)])
     assert set(split.sides[36:]) == {"train"}
     assert set(groups.names[36:]) == {"extra"}
-    alone, alone_split = photos.split(found.examples[:36], found.classes, [])
+    alone = photos.find_sessions(found.examples[:36], [])
+    alone_split = photos.split(alone, found.examples[:36], found.classes, [])
     assert split.sides[:36].tolist() == alone_split.sides.tolist()
 
 
@@ -250,13 +261,15 @@ def test_a_backbone_that_is_not_there_is_refused(
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(Broken, match="do not fit the backbone at Conv1/kernel"):
+    with pytest.raises(Broken, match="do not fit the network at Conv1/kernel"):
         models.mobilenet(4, 32, {"Conv1/kernel": np.zeros((1, 1), np.float16)})
 
 
 def test_weights_go_round_through_a_bundle(trained: Path) -> None:
     kept = bundle.weights(registry.resolve(str(trained / "mobilenet")))
-    again = models.backbone_weights(models.mobilenet(4, 224, kept))
+    again = models.mobilenet(4, 224, kept)
+    models.go_on_from(again, kept, models.CUT)
+    again = models.weights(again)
     assert kept.keys() == again.keys()
     for path, value in kept.items():
         np.testing.assert_array_equal(again[path], value)
@@ -309,8 +322,54 @@ def test_with_the_pointer_lost_the_newest_version_is_what_there_is_to_beat(
     folder = Path(shutil.copytree(trained, tmp_path / "registry"))
     before = bundle.load(registry.resolve(str(folder / "mobilenet")))
     (folder / "mobilenet" / "champion.json").unlink()
-    pictures = np.stack([images.decode(p.read_bytes(), before.card.image) for p in hands.rglob("*.png")])
+    pictures = np.stack(
+        [images.decode(p.read_bytes(), before.card.image) for p in hands.rglob("*.png")]
+    )
     scores = before.predict(pictures)
     verdict = judge.judge(str(folder), before.card, scores.argmax(1), pictures, scores)
     assert not verdict.promote
     assert verdict.reason.startswith("not surely better")
+
+
+def test_sessions_are_named_by_a_list_beside_the_classes(
+    album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = [path.relative_to(album).as_posix() for path in sorted(album.rglob("*.png"))]
+    lines = [f"{key},{'abcd'[k % 4]}" for k, key in enumerate(keys)]
+    (album / "sessions.csv").write_text("\n".join(["image,session", *lines, "0/gone.png,a"]))
+    train.main([str(album), "--registry", "nowhere", "--dry-run"])
+    told = capsys.readouterr().err
+    assert "split: 4 sessions, by sessions.csv" in told
+    assert "lines of sessions.csv without an image 1" in told
+
+
+def test_a_list_of_sessions_with_other_columns_is_refused(album: Path) -> None:
+    (album / "sessions.csv").write_text("file,day\n0/a.png,1\n")
+    with pytest.raises(BadData, match="columns must be image .* and session. Received: file, day"):
+        photos.find([str(album)])
+
+
+@pytest.mark.slow
+def test_a_second_training_goes_on_from_the_first_and_moves_no_image(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four hands of an older session come in: sides stay, few epochs follow, the test is unseen."""
+    words = [str(album), "--registry", str(tmp_path / "registry"), "--models", "mobilenet",
+             "--backbone", str(train.SHIPPED)]  # fmt: skip
+    train.main(words)
+    uri = registry.resolve(str(tmp_path / "registry" / "mobilenet"))
+    before = bundle.sides(uri)
+    for label in "0123":
+        one = next((album / label).iterdir())
+        with Image.open(one) as image:
+            image.rotate(7).save(album / label / "07-00-00-000000.png")
+    capsys.readouterr()
+    train.main(words)
+    told = capsys.readouterr()
+    (first, second) = registry.versions(str(tmp_path / "registry"), "mobilenet")
+    assert f"mobilenet goes on from {first}: few images are new" in told.err
+    after = bundle.sides(str(tmp_path / "registry" / "mobilenet" / second))
+    assert {digest: after[digest] for digest in before} == before
+    assert len(after) == len(before) + 4
+    history = (tmp_path / "registry" / "mobilenet" / second / "history.csv").read_text()
+    assert len(history.splitlines()) == 1 + fit.Recipe().again_epochs

@@ -11,6 +11,7 @@ import hashlib
 import os
 import queue
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import tensorflow as tf
 
 from lib.bundle import N_INTERPRETERS, signatures
 from lib.commands import Progress
-from lib.training import augment
+from lib.training import augment, models
 from lib.training.dataset import Dataset
 from lib.training.litert import convert
 
@@ -62,11 +63,24 @@ def look(model: keras.Model, layer: str, dataset: Dataset, recipe: Recipe, n_vie
         outputs = np.memmap(file, np.float16, "w+", shape=shape)
     kept = cache_folder() / _key(frozen, layer, recipe, n_views)
     kept.mkdir(parents=True, exist_ok=True)
-    paths = [kept / f"{hashlib.sha256(image).hexdigest()}.npy" for image in dataset.images]
+    paths = [kept / f"{digest}.npy" for digest in dataset.digests]
     missing = [row for row, path in enumerate(paths) if not _recall(path, outputs[row])]
     if missing:
         _compute(frozen, dataset, recipe.seed, outputs, paths, missing)
     return Looked(outputs, dataset.labels)
+
+
+def features(dataset: Dataset, recipe: Recipe, start: str | Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return what a backbone makes of each image, float32 (N, D).
+
+    Args:
+        start: the backbone, as `models.mobilenet` takes it.
+
+    Raises:
+        NoWeights: ImageNet's weights cannot be found.
+    """
+    model = models.mobilenet(2, dataset.images.shape[1], start)
+    return look(model, models.POOLED, dataset, recipe, n_views=1).outputs[:, 0].astype(np.float32)
 
 
 def _key(frozen: keras.Model, layer: str, recipe: Recipe, n_views: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -28,16 +30,23 @@ class Dataset:
             memory does not grow with the number of images.
         labels: int64 (N,), the index of each image's class.
         examples: where each image came from, N of them.
+        taken_s: when each was taken by its EXIF, float (N,), in seconds; NaN if unknown.
         unreadable: the images that could not be decoded, with their reasons.
     """
 
     images: np.ndarray
     labels: np.ndarray
     examples: list[Example]
+    taken_s: np.ndarray
     unreadable: list[ErrorRow]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """The SHA-256 of each image's pixels, in hex: what an image is, wherever it lies."""
+        return [hashlib.sha256(image).hexdigest() for image in self.images]
 
 
 def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -> Dataset:
@@ -49,12 +58,19 @@ def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -
     shape = (len(examples), rule.size_px, rule.size_px, 3)
     with tempfile.TemporaryFile() as file:
         pixels = np.memmap(file, np.uint8, "w+", shape=shape)
+    taken_s = np.full(len(examples), np.nan)
     with Progress("reading", len(examples)) as progress, ThreadPoolExecutor(N_READERS) as pool:
 
         def fill(row: int) -> ErrorRow | None:
-            error = _decode_into(pixels[row], examples[row], rule)
-            progress.add()
-            return error
+            try:
+                blob = storage.read(examples[row].uri, max_bytes=images.MAX_BYTES)
+                pixels[row] = images.decode(blob.data, rule)
+                taken_s[row] = images.taken_s(blob.data)
+            except Unreadable as error:
+                return _error_row(examples[row], error)
+            finally:
+                progress.add()
+            return None
 
         errors = list(pool.map(fill, range(len(examples))))
     readable = [row for row, error in enumerate(errors) if error is None]
@@ -64,16 +80,12 @@ def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -
     kept = [examples[row] for row in readable]
     index = {name: c for c, name in enumerate(classes)}
     labels = np.array([index[example.label] for example in kept], np.int64)
-    return Dataset(pixels[: len(kept)], labels, kept, [error for error in errors if error])
+    unreadable = [error for error in errors if error]
+    return Dataset(pixels[: len(kept)], labels, kept, taken_s[readable], unreadable)
 
 
-def _decode_into(pixels: np.ndarray, example: Example, rule: ImageRule) -> ErrorRow | None:
-    try:
-        blob = storage.read(example.uri, max_bytes=images.MAX_BYTES)
-        pixels[:] = images.decode(blob.data, rule)
-    except Unreadable as error:
-        return ErrorRow(example.uri, example.etag, {"code": error.code, "message": error.message})
-    return None
+def _error_row(example: Example, error: Unreadable) -> ErrorRow:
+    return ErrorRow(example.uri, example.etag, {"code": error.code, "message": error.message})
 
 
 class Batches(keras.utils.PyDataset):

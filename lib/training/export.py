@@ -7,7 +7,7 @@ import csv
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "numpy",
 N_GOLDEN = 4
 
 
-def write(trained: Trained, card: Card, folder: Path, check_images: np.ndarray) -> Card:
+def write(
+    trained: Trained,
+    card: Card,
+    folder: Path,
+    check_images: np.ndarray,
+    sides: Mapping[str, str] | None = None,
+) -> Card:
     """Write a bundle into an empty folder, the card last, and return the card with its digests.
 
     The weights are float16 where that changes no answer, float32 otherwise.
@@ -40,6 +46,7 @@ def write(trained: Trained, card: Card, folder: Path, check_images: np.ndarray) 
     Args:
         check_images: uint8 (n, H, W, 3), that the network was measured on: here LiteRT has to
             agree with Keras. Only their digests are kept.
+        sides: the side of the split that each image was on, by the digest of its pixels.
 
     Raises:
         Broken: LiteRT does not give the scores of Keras.
@@ -53,8 +60,14 @@ def write(trained: Trained, card: Card, folder: Path, check_images: np.ndarray) 
         digests=np.array([hashlib.sha256(image).hexdigest() for image in check_images]),
         scores=trained.measured.astype(np.float32),
     )
+    if sides:
+        np.savez_compressed(
+            folder / bundle.SPLIT,
+            digests=np.array(list(sides)),
+            sides=np.array(list(sides.values())),
+        )
     if card.name == "mobilenet":  # the small CNN always starts from nothing
-        np.savez(folder / bundle.WEIGHTS, **models.backbone_weights(trained.model))
+        np.savez(folder / bundle.WEIGHTS, **models.weights(trained.model))
     _write_history(trained.history, folder)
     pictures.confusion(card.metrics["confusion"], card.classes, folder / "confusion.png")
     (folder / "report.md").write_text(report.markdown(card), encoding="utf-8")

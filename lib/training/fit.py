@@ -46,6 +46,10 @@ class Recipe:
     top_epochs: int = 12
     views_per_epoch: int = 3
 
+    again_rate: float = 3e-4
+    """Adam's highest rate where the top goes on from an earlier version."""
+    again_epochs: int = 3
+
     all_rate: float = 1e-4
     """Adam's highest rate while every convolution learns."""
     all_epochs: int = 2
@@ -83,6 +87,8 @@ class Student:
         dataset: all images.
         n_classes: C, of the logits.
         start: where MobileNetV2 starts, as `models.mobilenet` takes it.
+        before: the weights of an earlier version, by the path of their variable, where the layers
+            that learn go on from it; the frozen ones are those of `start` all the same.
     """
 
     name: str
@@ -90,6 +96,7 @@ class Student:
     n_classes: int
     recipe: Recipe
     start: str | Mapping[str, np.ndarray]
+    before: Mapping[str, np.ndarray] | None = None
 
     def learn(
         self, train: np.ndarray, validation: np.ndarray = NOBODY, n_epochs: int | None = None
@@ -158,6 +165,10 @@ class Student:
         """Train head and top blocks on what the frozen layers made of each view."""
         looked = look(model, models.CUT, self.dataset, self.recipe, n_views=self.recipe.n_views)
         models.unfreeze(model, after=models.CUT)
+        rate, n_epochs = self.recipe.top_rate, self.recipe.top_epochs
+        if self.before:
+            models.go_on_from(model, self.before, models.CUT)
+            rate, n_epochs = self.recipe.again_rate, self.recipe.again_epochs
         batches = ActivationBatches(
             looked,
             train,
@@ -170,10 +181,10 @@ class Student:
             "top",
             batches,
             _unchanged(looked, validation),
-            self.recipe.top_rate,
-            self.recipe.top_epochs,
+            rate,
+            n_epochs,
         )
-        return Learned(model, history, self.recipe.top_epochs)
+        return Learned(model, history, n_epochs)
 
     def _learn_images(
         self,

@@ -13,6 +13,8 @@ from lib.sessions import Split
 from lib.training.dataset import Dataset
 from lib.training.fit import NOBODY, Learned, Student
 
+ON_TEST_SIDE = "on the test side"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -26,6 +28,7 @@ class Trained:
         rows: the images it was measured on, int (n,).
         measured: their scores, float (n, C), by a model that never saw their session.
         how: a phrase for how they were held out.
+        n_epochs: how long it learned.
     """
 
     model: keras.Model
@@ -35,6 +38,7 @@ class Trained:
     rows: np.ndarray
     measured: np.ndarray
     how: str
+    n_epochs: int
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Return scores, float (N, C), rows summing to 1, for images, uint8 (N, H, W, 3)."""
@@ -56,8 +60,50 @@ def on_held_out(student: Student, split: Split) -> Trained:
     final = student.learn(np.concatenate([train, validation]), n_epochs=first.n_epochs)
     measured = metrics.softmax(logits_of(final, student.dataset, test), temperature)
     return Trained(
-        final.model, temperature, threshold, first.history, test, measured, "on the test side"
+        final.model,
+        temperature,
+        threshold,
+        first.history,
+        test,
+        measured,
+        ON_TEST_SIDE,
+        first.n_epochs,
     )
+
+
+def gone_on(student: Student, split: Split, temperature: float, threshold: float) -> Trained:
+    """Let an earlier version learn some new images too, and measure on the test side.
+
+    It has seen the validation side already: temperature and threshold stay what they were then. The
+    test side it has not, as long as no image changes sides.
+    """
+    test = split.rows("test")
+    learned = student.learn(split.rows("train", "validation"), test)
+    measured = metrics.softmax(logits_of(learned, student.dataset, test), temperature)
+    return Trained(
+        learned.model,
+        temperature,
+        threshold,
+        learned.history,
+        test,
+        measured,
+        ON_TEST_SIDE,
+        learned.n_epochs,
+    )
+
+
+def on_random_split(
+    student: Student, rows: np.ndarray, n_test: int, n_epochs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train once more, measure as most people do, and return the rows tested on and their scores.
+
+    Args:
+        rows: the images to draw the test from, int (n,); all others are only learned from.
+    """
+    test = np.sort(np.random.default_rng(student.recipe.seed).permutation(rows)[:n_test])
+    rest = np.setdiff1d(np.arange(len(student.dataset)), test)
+    logits = logits_of(student.learn(rest, n_epochs=n_epochs), student.dataset, test)
+    return test, metrics.softmax(logits)
 
 
 def cross_validated(student: Student, sessions: np.ndarray, rows: np.ndarray) -> Trained:
@@ -94,6 +140,7 @@ def cross_validated(student: Student, sessions: np.ndarray, rows: np.ndarray) ->
         rows,
         measured,
         f"each of {len(names)} sessions left out in turn",
+        round(np.mean(n_epochs)),
     )
 
 

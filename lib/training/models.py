@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -96,7 +96,7 @@ def mobilenet(
     x = layers.Dropout(0.5, name="dropout")(x)
     model = keras.Model(images, layers.Dense(n_classes, name="logits")(x), name="mobilenet")
     if isinstance(backbone, Mapping):
-        _assign(base, backbone)
+        _assign(backbone, base.weights)
     return model
 
 
@@ -124,24 +124,31 @@ def _backbone(
         ) from error
 
 
-def _assign(base: keras.Model, values: Mapping[str, np.ndarray]) -> None:
-    for variable in base.weights:
+def _assign(values: Mapping[str, np.ndarray], variables: Sequence[keras.Variable]) -> None:
+    for variable in variables:
         value = values.get(variable.path)
         if value is None or value.shape != tuple(variable.shape):
-            raise Broken(f"the bundle's weights do not fit the backbone at {variable.path}")
+            raise Broken(f"the bundle's weights do not fit the network at {variable.path}")
         variable.assign(value.astype(np.float32))
 
 
-def backbone_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return what a later training can go on from: the weights before the pooling, as float16."""
-    head = {
-        variable.path for name in ("dense1", "logits") for variable in model.get_layer(name).weights
-    }
-    return {
-        variable.path: np.asarray(variable).astype(np.float16)
-        for variable in model.weights
-        if variable.path not in head
-    }
+def weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return what a later training can go on from: all weights, as float16."""
+    return {variable.path: np.asarray(variable).astype(np.float16) for variable in model.weights}
+
+
+def go_on_from(model: keras.Model, values: Mapping[str, np.ndarray], after: str) -> None:
+    """Give every layer behind `after` what an earlier training made of it.
+
+    Raises:
+        Broken: the weights given do not fit.
+    """
+    _assign(values, [v for layer in _behind(model, after) for v in layer.weights])
+
+
+def _behind(model: keras.Model, after: str) -> list[keras.Layer]:
+    names = [layer.name for layer in model.layers]
+    return model.layers[names.index(after) + 1 :]
 
 
 def unfreeze(model: keras.Model, after: str | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lib.metrics import Accuracy
 from lib.records import Card
 
@@ -15,6 +17,7 @@ def markdown(card: Card) -> str:
         f"**Accuracy {accuracy}** (95 % interval), {measured['how']}. "
         f"Split: {card.sessions['how']}.",
         f"Warning: {card.sessions['warning']}." if card.sessions["warning"] else "",
+        _leak(measured),
         _table(("session", "images", "accuracy"), _sessions(card)),
         _table(("class", "images", "precision", "recall"), _classes(card)),
         "![Which class was taken for which](confusion.png)",
@@ -28,6 +31,15 @@ def markdown(card: Card) -> str:
         f"    {card.config['command']}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _leak(measured: dict[str, Any]) -> str:
+    random = measured["random_split"]
+    return (
+        f"{measured['twin_share']:.0%} of these images have a near twin among those learned from. "
+        f"With a random split it is {random['twin_share']:.0%}, and the accuracy looks like "
+        f"{Accuracy(**{key: random[key] for key in measured['accuracy']})}."
+    )
 
 
 def _sessions(card: Card) -> list[tuple[str, ...]]:
