@@ -64,7 +64,7 @@ def test_without_any_limit_a_view_is_the_image(
         "plain_edge_share": 0, "invert_share": 0, "percentile_share": 0, "gamma": (1, 1),
         "contrast": (1, 1), "brightness": 0, "curve_share": 0, "grey_share": 0, "permute_share": 0,
         "hue_share": 0, "saturation": (1, 1), "shade_share": 0, "blur_share": 0, "noise_share": 0,
-        "erase_share": 0,
+        "erase_share": 0, "background_share": 0,
     }  # fmt: skip
     view = augment.view(hand, np.random.default_rng(0), augment.Limits(**nothing | limit))
     assert bool(np.abs(view.astype(int) - hand).mean() > 3) == changed

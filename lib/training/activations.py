@@ -8,6 +8,7 @@ The next training on the same images, or on some more, computes only what is new
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import queue
 import tempfile
@@ -23,7 +24,7 @@ import tensorflow as tf
 
 from lib.bundle import N_INTERPRETERS, signatures
 from lib.commands import Progress
-from lib.training import augment, models
+from lib.training import augment, cutout, models
 from lib.training.dataset import Dataset
 from lib.training.litert import convert
 
@@ -88,6 +89,8 @@ def _key(frozen: keras.Model, layer: str, recipe: Recipe, n_views: int) -> str:
     digest = hashlib.sha256(repr((layer, n_views, recipe.seed)).encode())
     if n_views > 1:
         digest.update(repr(asdict(augment.LIMITS)).encode())
+        for drawing in (augment, cutout):
+            digest.update(inspect.getsource(drawing).encode())
     for weight in frozen.weights:
         digest.update(np.asarray(weight).tobytes())
     return digest.hexdigest()[:32]
@@ -126,8 +129,10 @@ def _compute(
         def look_at(row: int) -> None:
             runner = runners.get()
             image = dataset.images[row]
+            mask = dataset.mask(row) if n_views > 1 else None
             for view in range(n_views):
-                pixels = augment.view(image, _random(paths[row], seed, view)) if view else image
+                random = _random(paths[row], seed, view)
+                pixels = augment.view(image, random, mask=mask) if view else image
                 outputs[row, view] = runner(images=pixels[None])["outputs"][0]
             runners.put(runner)
             _keep(paths[row], outputs[row])

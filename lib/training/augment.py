@@ -1,8 +1,8 @@
 """Views of an image as it might have been taken elsewhere: numpy and Pillow, about 2 ms each.
 
 What keeps a model from working on another day is light and polarity (the hand darker than the wall,
-or brighter) more than geometry, so tone and colour go far from the original. Always uint8
-(H, W, 3) in and out.
+or brighter) more than geometry, so tone and colour go far from the original; and what keeps it from
+working in another room is what stands behind the object. Always uint8 (H, W, 3) in and out.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
+
+from lib.training import cutout
 
 GREY = np.array([[0.299, 0.587, 0.114]] * 3)
 """The matrix that takes all colour away (ITU-R BT.601)."""
+
+SHARPER = [min(max(4 * (value - cutout.OUTLINE) + 128, 0), 255) for value in range(256)]
+"""The table that takes a mask between whose values lie four pixels to an outline about one wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,14 @@ class Limits:
     """Width against height, either way."""
     shear: float = 0.1
     flip_share: float = 0.5
+    background_share: float = 0.5
+    """Of an image that is one object before an even background: it stands before another."""
+    busy_share: float = 0.5
+    """Of the other backgrounds: not only a wall."""
+    relief_share: float = 0.3
+    """Of the objects before another background: lit from one side, as if they were round."""
+    relief: float = 0.9
+    """The side away from the lamp loses this much of its light at the most."""
     plain_edge_share: float = 0.3
     """What a shift uncovers gets one colour; in the other views the edge is repeated."""
     invert_share: float = 0.3
@@ -75,13 +88,26 @@ NEAR_LIMITS = Limits(
     noise_share=0.1,
     noise=6.0,
     erase_share=0,
+    background_share=0.75,
+    busy_share=0,
+    relief_share=0.75,
 )
 """For a network that starts from nothing: the wide ones are more than it can hold."""
 
 
-def view(image: np.ndarray, random: np.random.Generator, limits: Limits = LIMITS) -> np.ndarray:
-    """Return another view of an image; the same generator state gives the same view."""
-    for change in (_move, _tone, _colour, _shade, _blur, _grain, _erase):
+def view(
+    image: np.ndarray,
+    random: np.random.Generator,
+    limits: Limits = LIMITS,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return another view of an image; the same generator state gives the same view.
+
+    Args:
+        mask: where the object is, as `cutout.mask` tells it; without one it stays where it is.
+    """
+    image = _moved(image, random, limits, mask)
+    for change in (_tone, _colour, _shade, _blur, _grain, _erase):
         image = change(image, random, limits)
     return image
 
@@ -91,25 +117,76 @@ def _factor(random: np.random.Generator, bounds: tuple[float, float]) -> float:
     return float(np.exp(random.uniform(*np.log(bounds))))
 
 
-def _move(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.ndarray:
+def _moved(
+    image: np.ndarray, random: np.random.Generator, limits: Limits, mask: np.ndarray | None
+) -> np.ndarray:
     height, width = image.shape[:2]
     matrix = _affine(random, limits, width, height)
+    if mask is not None and random.random() < limits.background_share:
+        return _elsewhere(image, mask, matrix, random, limits)
     if random.random() < limits.plain_edge_share:
         edge = np.concatenate([image[0], image[:, 0], image[:, -1]])
-        fill = edge[random.integers(len(edge))]
-    else:
-        pad = max(height, width) // 2
-        image = np.pad(image, [(pad, pad), (pad, pad), (0, 0)], mode="edge")
-        matrix = matrix + np.array([[0, 0, pad], [0, 0, pad]])
-        fill = image[0, 0]
-    moved = Image.fromarray(image).transform(
-        (width, height),
+        fill = tuple(edge[random.integers(len(edge))].tolist())
+        return np.asarray(_warped(image, matrix, (width, height), fill))
+    return np.asarray(_extended(image, matrix, (width, height)))
+
+
+def _elsewhere(
+    image: np.ndarray,
+    mask: np.ndarray,
+    matrix: np.ndarray,
+    random: np.random.Generator,
+    limits: Limits,
+) -> np.ndarray:
+    """Put the object before another background, in another light than that."""
+    size = image.shape[1], image.shape[0]
+    where = _extended(mask, matrix / cutout.REDUCTION, size).point(SHARPER)
+    colours = _colour_matrix(random, limits) * _factor(random, limits.contrast)
+    offset = np.full(3, 255 * random.uniform(-limits.brightness, limits.brightness))
+    flat = np.column_stack([colours, offset]).ravel().tolist()
+    thing = _extended(image, matrix, size).convert("RGB", tuple(flat))
+    if random.random() < limits.relief_share:
+        light = _relief(where, random, limits)
+        thing = ImageChops.multiply(thing, Image.merge("RGB", [light] * 3))
+    behind = cutout.background(random, size, limits.busy_share)
+    behind.paste(thing, mask=where)
+    return np.asarray(behind)
+
+
+def _relief(where: Image.Image, random: np.random.Generator, limits: Limits) -> Image.Image:
+    """Return the light on an object that is lit from one side, 0 to 255.
+
+    The slope of its blurred outline stands in for its own.
+    """
+    outline = where.reduce(4).filter(ImageFilter.BoxBlur(random.uniform(1.5, 6)))
+    height = np.pad(np.asarray(outline, np.float32), 1, mode="edge")
+    angle = random.uniform(0, 2 * np.pi)
+    slope = np.cos(angle) * (height[1:-1, 2:] - height[1:-1, :-2])
+    slope += np.sin(angle) * (height[2:, 1:-1] - height[:-2, 1:-1])
+    loss = random.uniform(0.2, limits.relief) * (1 - slope / (np.abs(slope).max() + 1e-6)) / 2
+    return Image.fromarray((255 * (1 - loss)).astype(np.uint8)).resize(where.size)
+
+
+def _extended(plane: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Return an image or mask moved by a matrix, its edge pixels repeated beyond it."""
+    pad = max(plane.shape) // 2
+    wide = np.pad(plane, [(pad, pad), (pad, pad), (0, 0)][: plane.ndim], mode="edge")
+    return _warped(wide, matrix + np.array([[0, 0, pad], [0, 0, pad]]), size, None)
+
+
+def _warped(
+    plane: np.ndarray,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    fill: tuple[int, ...] | None,
+) -> Image.Image:
+    return Image.fromarray(plane).transform(
+        size,
         Image.Transform.AFFINE,
         tuple(matrix.ravel()),
         Image.Resampling.BILINEAR,
-        fillcolor=tuple(fill.tolist()),
+        fillcolor=fill,
     )
-    return np.asarray(moved)
 
 
 def _affine(random: np.random.Generator, limits: Limits, width: int, height: int) -> np.ndarray:
@@ -130,8 +207,9 @@ def _tone(image: np.ndarray, random: np.random.Generator, limits: Limits) -> np.
     """Pass every level through one table a channel."""
     level = np.linspace(0.0, 1.0, 256)
     if random.random() < limits.percentile_share:
-        cut = [random.uniform(0.5, 25), random.uniform(75, 99.5)]
-        low, high = np.percentile(image[::4, ::4], cut)
+        levels = np.sort(image[::4, ::4], axis=None)
+        cut = np.array([random.uniform(0.005, 0.25), random.uniform(0.75, 0.995)])
+        low, high = levels[(cut * len(levels)).astype(int)].astype(float)
         level = np.clip((level * 255 - low) / max(high - low, 24), 0, 1)
     middle = random.uniform(0.3, 0.7)
     level = (level ** _factor(random, limits.gamma) - middle) * _factor(random, limits.contrast)

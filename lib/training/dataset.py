@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import keras
@@ -16,6 +16,7 @@ from lib import images, storage
 from lib.commands import Progress
 from lib.failures import Unreadable
 from lib.records import ErrorRow, Example, ImageRule
+from lib.training import cutout
 
 N_READERS = 8
 """Threads that read and decode; the reading waits for storage, the decoding lets go of the GIL."""
@@ -39,6 +40,7 @@ class Dataset:
     examples: list[Example]
     taken_s: np.ndarray
     unreadable: list[ErrorRow]
+    _masks: dict[int, np.ndarray | None] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,6 +49,12 @@ class Dataset:
     def digests(self) -> list[str]:
         """The SHA-256 of each image's pixels, in hex: what an image is, wherever it lies."""
         return [hashlib.sha256(image).hexdigest() for image in self.images]
+
+    def mask(self, row: int) -> np.ndarray | None:
+        """Return where the object of an image is, as `cutout.mask` does; found once, then kept."""
+        if row not in self._masks:
+            self._masks[row] = cutout.mask(self.images[row])
+        return self._masks[row]
 
 
 def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -> Dataset:
@@ -93,7 +101,8 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         rows: which rows of the dataset, int (n,).
-        change: a function of one image, uint8 (H, W, 3), and a random generator.
+        change: a function of one image, uint8 (H, W, 3), a random generator, and `mask`, which
+            tells where the image's object is.
         shrink: each square of so many pixels a side becomes their mean.
     """
 
@@ -104,7 +113,7 @@ class Batches(keras.utils.PyDataset):
         *,
         batch_size: int,
         seed: int,
-        change: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        change: Callable[..., np.ndarray] | None = None,
         shrink: int = 1,
     ) -> None:
         super().__init__(workers=1)
@@ -125,7 +134,10 @@ class Batches(keras.utils.PyDataset):
         pixels = self._dataset.images[rows]
         if self._change:
             random = np.random.default_rng((self._seed, self._epoch, batch))
-            pixels = np.stack([self._change(image, random) for image in pixels])
+            masks = map(self._dataset.mask, rows.tolist())
+            pixels = np.stack(
+                [self._change(x, random, mask=m) for x, m in zip(pixels, masks, strict=True)]
+            )
         return shrunk(pixels, self._shrink), self._dataset.labels[rows]
 
     def on_epoch_begin(self) -> None:
