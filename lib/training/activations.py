@@ -1,6 +1,7 @@
 """What frozen layers make of an image never changes: it is computed once and kept.
 
     <cache>/<what was looked through, and at which views>/<digest of the pixels>.npy
+                                                         /frozen.tflite
 
 The next training on the same images, or on some more, computes only what is new.
 """
@@ -12,11 +13,11 @@ import inspect
 import os
 import queue
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -118,7 +119,7 @@ def _compute(
 ) -> None:
     n_views = outputs.shape[1]
     runners: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    content = convert(_signature(frozen))
+    content = _converted(frozen, paths[0].parent / "frozen.tflite")
     for _ in range(N_INTERPRETERS):
         runners.put(signatures(content, "frozen")["frozen"])
     with (
@@ -135,7 +136,7 @@ def _compute(
                 pixels = augment.view(image, random, mask=mask) if view else image
                 outputs[row, view] = runner(images=pixels[None])["outputs"][0]
             runners.put(runner)
-            _keep(paths[row], outputs[row])
+            _keep(paths[row], lambda file: np.save(file, outputs[row], allow_pickle=False))
             progress.add(n_views)
 
         list(pool.map(look_at, rows))
@@ -146,9 +147,17 @@ def _random(path: Path, seed: int, view: int) -> np.random.Generator:
     return np.random.default_rng((int(path.stem[:16], 16), seed, view))
 
 
-def _keep(path: Path, output: np.ndarray) -> None:
+def _converted(frozen: keras.Model, path: Path) -> bytes:
+    """Return frozen layers as a LiteRT model; the conversion takes seconds, so it is kept too."""
+    if not path.exists():
+        content = convert(_signature(frozen))
+        _keep(path, lambda file: file.write(content))
+    return path.read_bytes()
+
+
+def _keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.save(file, output, allow_pickle=False)
+        write(file)
     os.replace(file.name, path)  # whole or absent, whoever else writes it
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from lib.commands import Progress
 from lib.training import augment, models
@@ -156,9 +157,9 @@ class Student:
         """Train the head on what the frozen layers made of each image, by the published recipe."""
         looked = look(model, models.POOLED, self.dataset, self.recipe, n_views=1)
         head = self._after(model, models.POOLED)
-        batches = ActivationBatches(looked, train, batch_size=32, seed=self.recipe.seed)
-        watched = ActivationBatches(looked, validation, batch_size=256, seed=0)
-        learned = self._until_it_stops(head, "head", batches, watched, n_epochs)
+        batches = _in_memory(looked, train, self.recipe.seed)
+        watched = _in_memory(looked, validation, self.recipe.seed)
+        learned = self._until_it_stops(head, "head", batches, watched, n_epochs, len(batches))
         return Learned(model, learned.history, learned.n_epochs)
 
     def _learn_top(self, model: keras.Model, train: np.ndarray, validation: np.ndarray) -> Learned:
@@ -219,9 +220,10 @@ class Student:
         self,
         model: keras.Model,
         stage: str,
-        batches: keras.utils.PyDataset,
-        watched: keras.utils.PyDataset,
+        batches: keras.utils.PyDataset | tf.data.Dataset,
+        watched: keras.utils.PyDataset | tf.data.Dataset,
         n_epochs: int | None,
+        steps_per_call: int = 1,
     ) -> Learned:
         """Fit until the validation loss stops falling and go back to its lowest."""
         stopping = keras.callbacks.EarlyStopping(
@@ -231,6 +233,7 @@ class Student:
             keras.optimizers.Adam(self.recipe.head_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
+            steps_per_execution=steps_per_call,
         )
         if n_epochs:
             return Learned(model, _fit(model, stage, batches, watched, n_epochs), n_epochs)
@@ -278,6 +281,13 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(soft, y_pred, from_logits=True)
 
 
+def _in_memory(looked: Looked, rows: np.ndarray, seed: int) -> tf.data.Dataset:
+    """Return the images themselves, 32 at a time in a new order every epoch, in few bytes each."""
+    outputs = looked.outputs[rows, 0].astype(np.float32)
+    images = tf.data.Dataset.from_tensor_slices((outputs, looked.labels[rows]))
+    return images.shuffle(max(len(rows), 1), seed=seed).batch(32)
+
+
 def _unchanged(looked: Looked, rows: np.ndarray) -> ActivationBatches:
     """Return the images themselves, without their other views."""
     alone = Looked(looked.outputs[:, :1], looked.labels)
@@ -304,6 +314,7 @@ def _fit(
             validation_data=watched if len(watched) else None,
             epochs=n_epochs,
             callbacks=[*callbacks, telling],
+            shuffle=False,  # the batches come in an order of their own
             verbose=0,
         )
     return [

@@ -109,29 +109,23 @@ def on_random_split(
 def cross_validated(student: Student, sessions: np.ndarray, rows: np.ndarray) -> Trained:
     """Leave each session out in turn to measure, then train on everything.
 
-    An image's temperature is chosen without its session, so that calibration is honest too.
-
     Args:
         sessions: the session of each image of the dataset, text (N,).
         rows: the images to measure on, int (n,); all others are only learned from.
     """
-    names = np.unique(sessions[rows])
+    labels, names = student.dataset.labels[rows], sessions[rows]
+    found = np.unique(names)
     logits = np.empty((len(rows), student.n_classes), np.float32)
     histories, n_epochs = [], []
-    for k, name in enumerate(names):
-        held = sessions[rows] == name
-        watch = rows[sessions[rows] == names[(k + 1) % len(names)]]
-        learned = _without(student, rows[held], watch)
+    for k, name in enumerate(found):
+        held, watched = rows[names == name], rows[names == found[(k + 1) % len(found)]]
+        learned = leave_out(student, held, watched)
+        logits[names == name] = logits_of(learned, student.dataset, held)
         histories.append(learned.history)
         n_epochs.append(learned.n_epochs)
-        logits[held] = logits_of(learned, student.dataset, rows[held])
-    labels = student.dataset.labels[rows]
-    measured = np.empty_like(logits)
-    for name in names:
-        held = sessions[rows] == name
-        temperature = metrics.best_temperature(labels[~held], logits[~held])
-        measured[held] = metrics.softmax(logits[held], temperature)
-    final = student.learn(np.arange(len(student.dataset)), n_epochs=round(np.mean(n_epochs)))
+    measured = honest_scores(labels, logits, names)
+    n_epochs = round(np.mean(n_epochs))
+    final = student.learn(np.arange(len(student.dataset)), n_epochs=n_epochs)
     return Trained(
         final.model,
         metrics.best_temperature(labels, logits),
@@ -139,13 +133,31 @@ def cross_validated(student: Student, sessions: np.ndarray, rows: np.ndarray) ->
         histories[0],
         rows,
         measured,
-        f"each of {len(names)} sessions left out in turn",
-        round(np.mean(n_epochs)),
+        f"each of {len(found)} sessions left out in turn",
+        n_epochs,
     )
 
 
-def _without(student: Student, held: np.ndarray, watch: np.ndarray) -> Learned:
-    """Train on everything but `held`; `watch`, a part of the rest, says when to stop."""
+def honest_scores(labels: np.ndarray, logits: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Return scores, float32 (n, C), of logits: each image's temperature is that of other sessions.
+
+    Args:
+        names: the session of each image, text (n,).
+    """
+    scores = np.empty_like(logits)
+    for name in np.unique(names):
+        held = names == name
+        temperature = metrics.best_temperature(labels[~held], logits[~held])
+        scores[held] = metrics.softmax(logits[held], temperature)
+    return scores
+
+
+def leave_out(student: Student, held: np.ndarray, watch: np.ndarray) -> Learned:
+    """Train on everything but some rows, int (n,).
+
+    Args:
+        watch: the rows, of all others, that say when to stop where the recipe asks that.
+    """
     rest = np.setdiff1d(np.arange(len(student.dataset)), held)
     if not student.stops_early:
         return student.learn(rest, held)

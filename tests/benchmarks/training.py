@@ -1,0 +1,350 @@
+"""How good and how fast a training is, beside the ways that people train.
+
+    python -m tests.benchmarks.training PHOTOS [--seeds 3] [--only WORD...] [--backbone imagenet|FILE|BUNDLE]
+
+PHOTOS need three sessions. Accuracies are of sessions that were never seen, the mean over the seeds;
+what is compared stands side by side in one run, on all cores. Two runs of the same kind are told
+apart by the share of the cores that other processes took meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from jobs import photos
+from lib import metrics
+from lib.records import ImageRule
+from lib.training import augment, dataset, fit, measure, models
+from lib.training.dataset import Batches, Dataset
+
+N_CORES = os.cpu_count() or 1
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+N_NEW = 50
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share."""
+
+    folder: str
+    backbone: str
+    seeds: range
+    data: Dataset
+    sessions: np.ndarray
+
+    def student(self, name: str, seed: int = 0, **recipe: object) -> fit.Student:
+        """Return one that learns from all of the photographs."""
+        n_classes = len(np.unique(self.data.labels))
+        return fit.Student(
+            name, self.data, n_classes, fit.Recipe(seed=seed, **recipe), self.backbone
+        )
+
+    @property
+    def held(self) -> np.ndarray:
+        """The rows of the last session, int (n,)."""
+        return np.flatnonzero(self.sessions == np.unique(self.sessions)[-1])
+
+    @property
+    def rest(self) -> np.ndarray:
+        """The rows of the others, int (n,)."""
+        return np.setdiff1d(np.arange(len(self.data)), self.held)
+
+
+def main() -> None:
+    """Run the benchmarks and print a line for each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.training")
+    parser.add_argument("photos")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--backbone", default="imagenet")
+    parser.add_argument("--only", nargs="+", default=list(BENCHES), choices=list(BENCHES))
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HANDFUL_CACHE"] = cache
+        found = photos.find([asked.photos])
+        data = dataset.load(found.examples, found.classes, ImageRule())
+        groups = photos.find_sessions(data.examples, [], data.taken_s)
+        names = groups.names.astype(str)
+        bench = Bench(asked.photos, asked.backbone, range(asked.seeds), data, names)
+        for name in asked.only:
+            BENCHES[name](bench)
+
+
+def tell(what: str, figure: str, wanted: str, met: bool, more: str = "") -> None:
+    """Print one line: the figure, what is wanted, and whether that is met."""
+    verdict = "met" if met else "NOT MET"
+    print(f"{what:<58} {figure:>16}   wanted {wanted:<22} {verdict:<8} {more}", flush=True)
+
+
+# ---- How good ----------------------------------------------------------------------------------
+
+
+def sessions_left_out(bench: Bench, name: str, mean_wanted: float, worst_wanted: float) -> None:
+    """Leave each session out in turn, with several seeds."""
+    found, rows = np.unique(bench.sessions), np.arange(len(bench.data))
+    accuracies, errors = [], []
+    for seed in bench.seeds:
+        student = bench.student(name, seed)
+        logits = np.empty((len(rows), student.n_classes), np.float32)
+        for session in found:
+            held = rows[bench.sessions == session]
+            learned = measure.leave_out(student, held, fit.NOBODY)
+            logits[held] = measure.logits_of(learned, bench.data, held)
+        scores = measure.honest_scores(bench.data.labels, logits, bench.sessions)
+        accuracies.append([accuracy_of(bench, scores, bench.sessions == one) for one in found])
+        errors.append(
+            statistics.mean(
+                metrics.calibration_error(bench.data.labels[held], scores[held])
+                for held in (bench.sessions == one for one in found)
+            )
+        )
+        told = ", ".join(f"{one:.3f}" for one in accuracies[-1])
+        print(f"  {name}, seed {seed}: {told} on sessions {', '.join(found)}", flush=True)
+    by_session = np.mean(accuracies, axis=0)
+    mean, worst = by_session.mean(), by_session.min()
+    tell(
+        f"{name}: each session left out, mean",
+        f"{mean:.3f}",
+        f">= {mean_wanted}",
+        mean >= mean_wanted,
+    )
+    tell(
+        f"{name}: each session left out, worst",
+        f"{worst:.3f}",
+        f">= {worst_wanted}",
+        worst >= worst_wanted,
+    )
+    error = statistics.mean(errors)
+    tell(
+        f"{name}: expected calibration error, unseen session",
+        f"{error:.3f}",
+        "<= 0.03",
+        error <= 0.03,
+    )
+
+
+def accuracy_of(bench: Bench, scores: np.ndarray, held: np.ndarray) -> float:
+    """Return the share of right answers, 0 to 1."""
+    return float(np.mean(scores[held].argmax(1) == bench.data.labels[held]))
+
+
+def random_split(bench: Bench) -> None:
+    """Measure as the published notebook did: a fifth of the frames, drawn at random."""
+    rows, values = np.arange(len(bench.data)), []
+    for seed in bench.seeds:
+        tested, scores = measure.on_random_split(
+            bench.student("mobilenet", seed), rows, len(rows) // 5, fit.Recipe().top_epochs
+        )
+        values.append(float(np.mean(scores.argmax(1) == bench.data.labels[tested])))
+    value = statistics.mean(values)
+    tell("mobilenet: random split (published: 0.991)", f"{value:.4f}", ">= 0.999", value >= 0.999)
+
+
+# ---- How fast ----------------------------------------------------------------------------------
+
+
+def frozen(bench: Bench) -> None:
+    """Train the head alone, as published: through kept activations, and as Keras does it."""
+    student = bench.student("mobilenet", depth="frozen")
+    watch, train = bench.rest[::5], np.setdiff1d(bench.rest, bench.rest[::5])
+    with own_cache():
+        first_s, learned = timed(lambda: student.learn(train, watch))
+        again_s, _ = timed(lambda: student.learn(train, watch))
+    plain_s, model = timed(
+        lambda: whole_network(bench, student, train, watch, len(learned.history))
+    )
+    ours, theirs = accuracy_by(bench, learned.model), accuracy_by(bench, model)
+    what = "--frozen: Keras fit through the whole network / ours"
+    tell(what, f"{plain_s / first_s:.1f} x", ">= 30 x", plain_s >= 30 * first_s,
+         f"{plain_s:.1f} s / {first_s:.1f} s, {len(learned.history)} epochs")  # fmt: skip
+    tell("  the same with activations kept (next fold, next run)", f"{plain_s / again_s:.1f} x", ">= 30 x",
+         plain_s >= 30 * again_s, f"{plain_s:.1f} s / {again_s:.1f} s")  # fmt: skip
+    tell(
+        "  accuracy, ours - Keras'",
+        f"{ours - theirs:+.4f}",
+        "within 0.005",
+        abs(ours - theirs) <= 0.005,
+    )
+
+
+def whole_network(
+    bench: Bench, student: fit.Student, train: np.ndarray, watch: np.ndarray, n_epochs: int
+) -> keras.Model:
+    """Train the head with every image through the whole network in every epoch."""
+    keras.utils.set_random_seed(0)
+    model = models.mobilenet(student.n_classes, bench.data.images.shape[1], bench.backbone)
+    model.compile(
+        keras.optimizers.Adam(student.recipe.head_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    stopping = keras.callbacks.EarlyStopping(patience=n_epochs, restore_best_weights=True)
+    images, labels = bench.data.images, bench.data.labels
+    model.fit(
+        np.array(images[train]), labels[train], batch_size=32, epochs=n_epochs, verbose=0,
+        validation_data=(np.array(images[watch]), labels[watch]), callbacks=[stopping],
+    )  # fmt: skip
+    return model
+
+
+def default_recipe(bench: Bench) -> None:
+    """Fine-tune the top: from kept activations, and the ordinary way."""
+    student = bench.student("mobilenet")
+    with own_cache():
+        ours_s, learned = timed(lambda: student.learn(bench.rest))
+    plain_s, model = timed(lambda: every_view(bench, student))
+    ours, theirs = accuracy_by(bench, learned.model), accuracy_by(bench, model)
+    what = "default: every view through the whole network / ours"
+    tell(
+        what,
+        f"{plain_s / ours_s:.1f} x",
+        ">= 5 x",
+        plain_s >= 5 * ours_s,
+        f"{plain_s:.0f} s / {ours_s:.0f} s",
+    )
+    tell(
+        "  accuracy, ours - ordinary", f"{ours - theirs:+.4f}", ">= -0.005", ours - theirs >= -0.005
+    )
+
+
+def every_view(bench: Bench, student: fit.Student) -> keras.Model:
+    """Fine-tune the same layers at the same rates, a new view of each image in every epoch."""
+    recipe = student.recipe
+    keras.utils.set_random_seed(recipe.seed)
+    model = models.mobilenet(student.n_classes, bench.data.images.shape[1], bench.backbone)
+    models.unfreeze(model, after=models.CUT)
+    batches = Batches(
+        bench.data,
+        bench.rest,
+        batch_size=64,
+        seed=0,
+        change=partial(augment.view, limits=augment.LIMITS),
+    )
+    n_epochs = recipe.top_epochs * recipe.views_per_epoch
+    n_steps = n_epochs * len(batches)
+    falling = keras.optimizers.schedules.CosineDecay(
+        0.0, n_steps - n_steps // 20, warmup_target=recipe.top_rate, warmup_steps=n_steps // 20
+    )
+    model.compile(
+        keras.optimizers.Adam(falling, global_clipnorm=1.0),
+        fit.SmoothedCrossentropy(student.n_classes, recipe.label_smoothing),
+    )
+    model.fit(batches, epochs=n_epochs, verbose=0)
+    return model
+
+
+def accuracy_by(bench: Bench, model: keras.Model) -> float:
+    """Return the share of right answers on the last session, 0 to 1."""
+    answers = model.predict(np.array(bench.data.images[bench.held]), verbose=0).argmax(1)
+    return float(np.mean(answers == bench.data.labels[bench.held]))
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    """Return the seconds that work took, and what it returned."""
+    started_s = time.monotonic()
+    result = work()
+    return time.monotonic() - started_s, result
+
+
+@contextmanager
+def own_cache() -> Iterator[None]:
+    """Forget all activations that were kept."""
+    before = os.environ["HANDFUL_CACHE"]
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HANDFUL_CACHE"] = cache
+        yield
+    os.environ["HANDFUL_CACHE"] = before
+
+
+def new_images(bench: Bench) -> None:
+    """Run jobs.train on all but 50 images, then on all, as processes of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        some = Path(shutil.copytree(bench.folder, f"{folder}/photos"))
+        paths = sorted(path for path in some.rglob("*") if path.suffix == ".png")
+        late = random.Random(0).sample(paths, N_NEW)
+        for path in late:
+            path.rename(f"{folder}/{path.parent.name} {path.name}")
+        first_s, first = train(bench, folder)
+        for path in late:
+            Path(f"{folder}/{path.parent.name} {path.name}").rename(path)
+        second_s, second = train(bench, folder)
+    share = second_s / first_s
+    tell(f"mobilenet: a second training with {N_NEW} new images / the first", f"{share:.2f}", "<= 0.33",
+         share <= 1 / 3, f"{second_s:.0f} s / {first_s:.0f} s")  # fmt: skip
+    print(f"  accuracy {first} before, {second} after", flush=True)
+    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    tell("mobilenet: peak memory of a training", f"{peak_gb:.2f} GB", "< 2 GB", peak_gb < 2)
+
+
+def train(bench: Bench, folder: str) -> tuple[float, float]:
+    """Return the seconds and the accuracy of a run of jobs.train."""
+    command = [
+        sys.executable, "-m", "jobs.train", f"{folder}/photos", "--registry", f"{folder}/registry",
+        "--models", "mobilenet", "--backbone", bench.backbone, "--json",
+    ]  # fmt: skip
+    environment = os.environ | {"HANDFUL_CACHE": f"{folder}/cache"}
+    seconds, done = timed(
+        lambda: subprocess.run(command, env=environment, capture_output=True, text=True)
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    (outcome,) = json.loads(done.stdout)
+    return seconds, outcome["accuracy"]["value"]
+
+
+def memory(bench: Bench) -> None:
+    """Train for a third and for all of the epochs, each in a process of its own."""
+    peaks_mb = []
+    for n_epochs in (fit.Recipe().top_epochs // 3, fit.Recipe().top_epochs):
+        program = (
+            "import sys, resource; from tests.benchmarks import training as t; "
+            f"t.only_train(sys.argv[1], sys.argv[2], {n_epochs}); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        )
+        command = [sys.executable, "-c", program, bench.folder, bench.backbone]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks_mb.append(int(done.stdout))
+    growth = peaks_mb[1] / peaks_mb[0]
+    tell("mobilenet: peak memory, all epochs / a third of them", f"{growth:.2f}", "<= 1.05", growth <= 1.05,
+         f"{peaks_mb[1]:,} MB / {peaks_mb[0]:,} MB")  # fmt: skip
+
+
+def only_train(folder: str, backbone: str, n_epochs: int) -> None:
+    """Load the photographs and train on all of them."""
+    found = photos.find([folder])
+    data = dataset.load(found.examples, found.classes, ImageRule())
+    student = fit.Student(
+        "mobilenet", data, len(found.classes), fit.Recipe(top_epochs=n_epochs), backbone
+    )
+    student.learn(np.arange(len(data)))
+
+
+BENCHES: dict[str, Callable[[Bench], None]] = {
+    "mobilenet": partial(sessions_left_out, name="mobilenet", mean_wanted=0.985, worst_wanted=0.97),
+    "random": random_split,
+    "frozen": frozen,
+    "default": default_recipe,
+    "second": new_images,
+    "memory": memory,
+    "cnn": partial(sessions_left_out, name="cnn", mean_wanted=0.9, worst_wanted=0.8),
+}
+
+if __name__ == "__main__":
+    main()
