@@ -60,15 +60,22 @@ def look(model: keras.Model, layer: str, dataset: Dataset, recipe: Recipe, n_vie
     All cores work through LiteRT, which runs frozen layers several times faster than TensorFlow.
     """
     frozen = keras.Model(model.input, model.get_layer(layer).output)
+    key = _key(frozen, layer, recipe, n_views)
+    if dataset.looked.get(layer, ("", None))[0] != key:
+        dataset.looked[layer] = key, _look(frozen, dataset, recipe.seed, n_views, key)
+    return dataset.looked[layer][1]
+
+
+def _look(frozen: keras.Model, dataset: Dataset, seed: int, n_views: int, key: str) -> Looked:
     shape = (len(dataset), n_views, *frozen.output_shape[1:])
     with tempfile.TemporaryFile() as file:
         outputs = np.memmap(file, np.float16, "w+", shape=shape)
-    kept = cache_folder() / _key(frozen, layer, recipe, n_views)
+    kept = cache_folder() / key
     kept.mkdir(parents=True, exist_ok=True)
     paths = [kept / f"{digest}.npy" for digest in dataset.digests]
     missing = [row for row, path in enumerate(paths) if not _recall(path, outputs[row])]
     if missing:
-        _compute(frozen, dataset, recipe.seed, outputs, paths, missing)
+        _compute(frozen, dataset, seed, outputs, paths, missing)
     return Looked(outputs, dataset.labels)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,6 +34,8 @@ class Dataset:
         examples: where each image came from, N of them.
         taken_s: when each was taken by its EXIF, float (N,), in seconds; NaN if unknown.
         unreadable: the images that could not be decoded, with their reasons.
+        looked: what the frozen layers up to a layer made of the images, and at which views; it is
+            mapped once for all trainings of a run.
     """
 
     images: np.ndarray
@@ -40,6 +43,7 @@ class Dataset:
     examples: list[Example]
     taken_s: np.ndarray
     unreadable: list[ErrorRow]
+    looked: dict[str, tuple[str, Any]] = field(default_factory=dict, init=False, repr=False)
     _masks: dict[int, np.ndarray | None] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
