@@ -49,6 +49,11 @@ class Photos:
         return tuple(sorted({example.label for example in self.examples}))
 
     @property
+    def measured(self) -> list[Example]:
+        """The images that a model may be measured on."""
+        return self.examples[: len(self.examples) - self.n_extra]
+
+    @property
     def per_class(self) -> Counter[str]:
         """How many images each class has."""
         return Counter(example.label for example in self.examples)
@@ -133,8 +138,7 @@ def check_readable(photos: Photos, kept: Sequence[Example], unreadable: Sequence
             f"at most {MAX_UNREADABLE_SHARE:.0%} of the images may be unreadable. "
             f"Received: {len(unreadable)} of {len(photos.examples)}"
         )
-    n_measured = len(photos.examples) - photos.n_extra
-    measured = {example.uri for example in photos.examples[:n_measured]}
+    measured = {example.uri for example in photos.measured}
     _check_enough([e for e in kept if e.uri in measured], "the sources", "readable ")
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs import judge, photos
+from jobs import doctor, judge, photos
+from jobs.doctor import Finding
 from jobs.photos import Photos
 from lib import bundle, commands, likeness, metrics, registry, storage
 from lib.commands import say
@@ -53,6 +54,7 @@ class Run:
     sessions: Sessions
     split: Split
     recipe: Recipe
+    findings: list[Finding]
 
     @property
     def measured_rows(self) -> np.ndarray:
@@ -105,12 +107,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in loaded.unreadable:
         say(f"unreadable: {row.uri}: {row.error['message']}")
     photos.check_readable(found, loaded.examples, loaded.unreadable)
+    checkup = doctor.examine(found, loaded.digests, loaded.examples, loaded.unreadable)
+    doctor.tell("data", checkup.findings)
+    doctor.check(found, loaded.examples, checkup)
+    loaded = loaded.only(checkup.rows)
     recipe = fit.Recipe(depth=arguments.depth, seed=arguments.seed)
     features = _features(loaded, recipe, arguments.backbone)
     groups, split = _split(arguments, found, loaded, features)
     _tell_split(split)
     command = shlex.join(["python", "-m", "jobs.train", *argv])
-    run = Run(arguments, command, found, loaded, features, groups, split, recipe)
+    run = Run(arguments, command, found, loaded, features, groups, split, recipe, checkup.findings)
     _print([_train(name, run) for name in names], arguments.json)
 
 
@@ -164,6 +170,11 @@ def _parser() -> commands.Parser:
         action="store_true",
         help="train from the start, even where nothing is new, few images are, or a class shrank",
     )
+    parser.add_argument(
+        "--no-pictures",
+        action="store_true",
+        help="keep no photograph in the bundle: for models that are given to others",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same numbers")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--dry-run", action="store_true", help="look at the data, train nothing")
@@ -171,8 +182,8 @@ def _parser() -> commands.Parser:
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return what of a command changes the model, besides the images."""
-    names = ("depth", "seed", "backbone", "cross_validate")
+    """Return what of a command changes the bundle, besides the images."""
+    names = ("depth", "seed", "backbone", "cross_validate", "no_pictures")
     return {"asked": {name: getattr(arguments, name) for name in names}}
 
 
@@ -229,7 +240,7 @@ def _split(
 
 
 def _train(name: str, run: Run) -> Outcome:
-    from lib.training import export
+    from lib.training import export, pictures
 
     started_s = time.monotonic()
     before = _to_go_on_from(name, run)
@@ -243,9 +254,16 @@ def _train(name: str, run: Run) -> Outcome:
     card = _card(name, run, trained, measured, backbone)
     where, images = run.arguments.registry, run.dataset.images[trained.rows]
     verdict = judge.judge(where, card, labels, images, trained.measured)
-    card = replace(card, metrics=measured | {"verdict": asdict(verdict)})
+    findings = [asdict(finding) for finding in run.findings + _suspects(name, labels, trained, run)]
+    card = replace(
+        card,
+        metrics=measured | {"verdict": asdict(verdict)},
+        data=card.data | {"findings": findings},
+    )
+    keeps_none = run.arguments.no_pictures
+    mistakes = [] if keeps_none else pictures.worst(run.dataset, trained, card.classes)
     with tempfile.TemporaryDirectory() as folder:
-        export.write(trained, card, Path(folder), images, run.sides)
+        export.write(trained, card, Path(folder), images, run.sides, mistakes)
         registry.publish(where, Path(folder), name, card.version)
     if verdict.promote:
         registry.promote(where, name, card.version, verdict.reason)
@@ -358,6 +376,15 @@ def _twin_share(trained: Trained, run: Run) -> float:
         for rows in held_out
     )
     return round(n_twins / len(trained.rows), 4)
+
+
+def _suspects(name: str, labels: np.ndarray, trained: Trained, run: Run) -> list[Finding]:
+    """Return the images whose labels this model doubts, after telling of them."""
+    examples = [run.dataset.examples[row] for row in trained.rows]
+    found = doctor.suspects(labels, trained.measured, examples, run.photos.classes)
+    if found:
+        doctor.tell(name, found)
+    return found
 
 
 def _start(backbone: str) -> str | Mapping[str, np.ndarray]:

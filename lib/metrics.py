@@ -47,6 +47,12 @@ def accuracy(labels: np.ndarray, scores: np.ndarray) -> Accuracy:
     return Accuracy(p, max(0.0, float(middle - half)), min(1.0, float(middle + half)), n)
 
 
+def mistakes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the rows, int (n,), of scores (N, C) that are wrong, the surest of them first."""
+    rows = np.flatnonzero(scores.argmax(1) != labels)
+    return rows[np.argsort(-scores[rows].max(1), kind="stable")]
+
+
 def confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return counts, int (C, C): row the true class, column the answer."""
     n_classes = scores.shape[1]

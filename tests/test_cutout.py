@@ -134,7 +134,7 @@ def test_an_object_lit_from_one_side_is_darker_on_the_other() -> None:
 
 def test_batches_put_the_objects_of_their_images_elsewhere() -> None:
     images = np.stack([disc(50, EVEN), EVEN])
-    dataset = Dataset(images, np.arange(2), [], [])
+    dataset = Dataset(images, np.arange(2), [], np.full(2, np.nan), [])
     seen = {}
 
     def change(image: np.ndarray, _: np.random.Generator, mask: np.ndarray | None) -> np.ndarray:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import bundle
 from lib.failures import Broken
-from lib.records import Card, ImageRule
-from lib.training import export, models
+from lib.records import Card, Example, ImageRule
+from lib.training import export, models, pictures, report
+from lib.training.dataset import Dataset
 from lib.training.measure import Trained
 
 SIZE_PX = 32
@@ -52,24 +56,24 @@ def card(name: str) -> Card:
 
 
 @pytest.fixture
-def pictures() -> np.ndarray:
+def shown() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 
 
-def test_a_bundle_gives_the_scores_of_keras(tmp_path: Path, pictures: np.ndarray) -> None:
+def test_a_bundle_gives_the_scores_of_keras(tmp_path: Path, shown: np.ndarray) -> None:
     keras.utils.set_random_seed(0)
     model = models.cnn(3, SIZE_PX)
     models.round_weights(model)
     learned = trained(model)
-    export.write(learned, card("cnn"), tmp_path, pictures)
+    export.write(learned, card("cnn"), tmp_path, shown)
     served = bundle.load(str(tmp_path))
-    np.testing.assert_allclose(served.predict(pictures), learned.scores(pictures), atol=1e-4)
+    np.testing.assert_allclose(served.predict(shown), learned.scores(shown), atol=1e-4)
     n_parameters = model.count_params()
     assert (tmp_path / "model.tflite").stat().st_size < 2.5 * n_parameters  # float16, kept once
 
 
-def test_the_report_tells_the_honest_figures(tmp_path: Path, pictures: np.ndarray) -> None:
-    export.write(trained(models.cnn(3, SIZE_PX)), card("cnn"), tmp_path, pictures)
+def test_the_report_tells_the_honest_figures(tmp_path: Path, shown: np.ndarray) -> None:
+    export.write(trained(models.cnn(3, SIZE_PX)), card("cnn"), tmp_path, shown)
     told = (tmp_path / "report.md").read_text()
     assert "**Accuracy 0.750 [0.600, 0.900], 4 images** (95 % interval), on the test side." in told
     assert "| 12-00-00 | 4 | 0.750 |" in told
@@ -81,6 +85,107 @@ def test_the_report_tells_the_honest_figures(tmp_path: Path, pictures: np.ndarra
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+RED, GREEN, BLUE = (220, 10, 10), (10, 220, 10), (10, 10, 220)
+
+
+def mistake(colour: tuple[int, int, int], name: str = "12-00-00-000000.png") -> pictures.Mistake:
+    image = np.full((SIZE_PX, SIZE_PX, 3), colour, np.uint8)
+    return pictures.Mistake(image, name, "a", "b", 0.9)
+
+
+def middle_of(path: Path, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return where a picture shows a colour, (down, across), 0 to 1."""
+    with Image.open(path) as image:
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    places = np.argwhere(np.abs(shown - colour).max(2) < 8)
+    assert len(places) > 5_000
+    return places.mean(0) / shown.shape[:2]
+
+
+def test_the_worst_mistakes_are_the_surest_with_their_names() -> None:
+    scores = np.eye(3)[np.arange(20) % 3] * 0.7 + 0.1
+    labels = (np.arange(20) + 1) % 3  # every answer is wrong, but the first
+    labels[0] = 0
+    scores[5] = (0.01, 0.01, 0.98)
+    examples = [Example(f"p/{k}", "", "p", f"a/s/{k}.png", "a") for k in range(40)]
+    images = np.repeat(np.arange(40, dtype=np.uint8), SIZE_PX**2 * 3).reshape(
+        40, SIZE_PX, SIZE_PX, 3
+    )
+    dataset = Dataset(images, np.concatenate([np.zeros(20, int), labels]), examples, None, [])
+    learned = replace(trained(models.cnn(3, SIZE_PX)), rows=np.arange(20, 40), measured=scores)
+    worst = pictures.worst(dataset, learned, ("x", "y", "z"))
+    assert len(worst) == 12
+    assert (worst[0].name, worst[0].truth, worst[0].answer, worst[0].score) == (
+        "25.png",
+        "x",
+        "z",
+        0.98,
+    )
+    assert "20.png" not in [mistake.name for mistake in worst]
+    for mistake in worst:
+        assert mistake.image.mean() == int(mistake.name.split(".")[0])
+
+
+def test_mistakes_are_a_picture_in_their_order(tmp_path: Path) -> None:
+    pictures.mistakes(
+        [mistake(RED), mistake(GREEN), *[mistake((90, 90, 90))] * 2, mistake(BLUE)],
+        tmp_path / "m.png",
+    )
+    (red_y, red_x), (green_y, green_x), (blue_y, blue_x) = (
+        middle_of(tmp_path / "m.png", c) for c in (RED, GREEN, BLUE)
+    )
+    assert red_x == pytest.approx(0.125, abs=0.02) and green_x == pytest.approx(0.375, abs=0.02)
+    assert blue_x == pytest.approx(red_x, abs=0.01)
+    assert red_y == pytest.approx(green_y, abs=0.01) and red_y < 0.5 < blue_y
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a$_{b$.png", "手\N{OK HAND SIGN}.png", "not-utf-8-\udcff.png", "\n\x1b.png", "x" * 200],
+)
+def test_any_file_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+    pictures.mistakes([mistake(RED, name)], tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.width == 800
+    assert len(pictures._caption(mistake(RED, name)).splitlines()[0]) <= 28
+
+
+def test_the_report_shows_the_mistakes_that_the_bundle_keeps(
+    tmp_path: Path, shown: np.ndarray
+) -> None:
+    learned = trained(models.cnn(3, SIZE_PX))
+    found = export.write(learned, card("cnn"), tmp_path, shown, mistakes=[mistake(RED)])
+    assert (
+        found.files["mistakes.png"]
+        == hashlib.sha256((tmp_path / "mistakes.png").read_bytes()).hexdigest()
+    )
+    told = (tmp_path / "report.md").read_text()
+    assert "1 of 4 were wrong; the surest of them:" in told
+    assert "(mistakes.png)" in told
+
+
+def test_where_nothing_was_wrong_the_report_says_so() -> None:
+    sound = card("cnn")
+    sound.metrics["confusion"] = [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
+    told = report.markdown(sound, n_mistakes_shown=0)
+    assert "None of 3 was wrong." in told
+    assert "mistakes.png" not in told
+
+
+def test_the_report_tells_what_is_wrong_with_the_data() -> None:
+    assert "Nothing was found wrong with the data." in report.markdown(card("cnn"), 0)
+    spoilt = card("cnn")
+    spoilt.data["findings"] = [
+        {
+            "finding": "copies",
+            "n_images": 1200,
+            "says": "left out",
+            "examples": ["a|b", "c", "d", "e"],
+        }
+    ]
+    assert "| copies | 1,200 | left out | a/b, c, d |" in report.markdown(spoilt, 0)
+
+
 class Lying(Trained):
     """A network whose scores in Keras are not those of its LiteRT model."""
 
@@ -88,17 +193,15 @@ class Lying(Trained):
         return np.roll(super().scores(images), 1, axis=1) * 0.9 + 0.1 / 3
 
 
-def test_a_network_that_litert_changes_is_not_exported(
-    tmp_path: Path, pictures: np.ndarray
-) -> None:
+def test_a_network_that_litert_changes_is_not_exported(tmp_path: Path, shown: np.ndarray) -> None:
     keras.utils.set_random_seed(0)
     with pytest.raises(Broken, match=r"LiteRT must be within 0.0001 of Keras. Received: 0\.\d+"):
-        export.write(trained(models.cnn(3, SIZE_PX), Lying), card("cnn"), tmp_path, pictures)
+        export.write(trained(models.cnn(3, SIZE_PX), Lying), card("cnn"), tmp_path, shown)
     assert not (tmp_path / "card.json").exists()
 
 
 def test_what_half_a_cnn_learned_is_what_the_whole_one_says_of_the_same_picture_twice_as_large(
-    pictures: np.ndarray,
+    shown: np.ndarray,
 ) -> None:
     keras.utils.set_random_seed(0)
     half, whole = models.cnn(3, SIZE_PX // 2), models.cnn(3, SIZE_PX)

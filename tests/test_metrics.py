@@ -76,3 +76,10 @@ def test_threshold_is_as_high_as_the_right_answers_allow_and_never_over_nine_ten
     assert metrics.best_threshold(labels, np.column_stack([sure, 1 - sure])) == pytest.approx(0.84)
     assert metrics.best_threshold(labels, one_hot([0] * 200)) == 0.9
     assert metrics.best_threshold(labels, one_hot([1] * 200)) == 0.9
+
+
+def test_mistakes_come_with_the_surest_first() -> None:
+    labels = np.array([0, 1, 1, 0, 1])
+    scores = np.array([[0.1, 0.9], [0.4, 0.6], [0.8, 0.2], [0.05, 0.95], [0.8, 0.2]])
+    assert metrics.mistakes(labels, scores).tolist() == [3, 0, 2, 4]
+    assert metrics.mistakes(scores.argmax(1), scores).tolist() == []

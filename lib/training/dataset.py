@@ -60,6 +60,15 @@ class Dataset:
             self._masks[row] = cutout.mask(self.images[row])
         return self._masks[row]
 
+    def only(self, rows: np.ndarray) -> Dataset:
+        """Return the dataset of some rows, int (n,), ascending.
+
+        It takes over the pixels: the one that it is made from is not to be used any more.
+        """
+        examples = [self.examples[row] for row in rows]
+        pixels, labels = _packed(self.images, rows), self.labels[rows]
+        return Dataset(pixels, labels, examples, self.taken_s[rows], self.unreadable)
+
 
 def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -> Dataset:
     """Read and decode all examples, through the same door as every prediction.
@@ -86,14 +95,19 @@ def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -
 
         errors = list(pool.map(fill, range(len(examples))))
     readable = [row for row, error in enumerate(errors) if error is None]
-    for new, old in enumerate(readable):
-        if new != old:
-            pixels[new] = pixels[old]
     kept = [examples[row] for row in readable]
     index = {name: c for c, name in enumerate(classes)}
     labels = np.array([index[example.label] for example in kept], np.int64)
     unreadable = [error for error in errors if error]
-    return Dataset(pixels[: len(kept)], labels, kept, taken_s[readable], unreadable)
+    return Dataset(_packed(pixels, readable), labels, kept, taken_s[readable], unreadable)
+
+
+def _packed(pixels: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return some images, their rows ascending, moved up in their own file: none is copied."""
+    for new, old in enumerate(rows):
+        if new != old:
+            pixels[new] = pixels[old]
+    return pixels[: len(rows)]
 
 
 def _error_row(example: Example, error: Unreadable) -> ErrorRow:

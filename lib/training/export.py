@@ -38,6 +38,7 @@ def write(
     folder: Path,
     check_images: np.ndarray,
     sides: Mapping[str, str] | None = None,
+    mistakes: Sequence[pictures.Mistake] = (),
 ) -> Card:
     """Write a bundle into an empty folder, the card last, and return the card with its digests.
 
@@ -47,6 +48,7 @@ def write(
         check_images: uint8 (n, H, W, 3), that the network was measured on: here LiteRT has to
             agree with Keras. Only their digests are kept.
         sides: the side of the split that each image was on, by the digest of its pixels.
+        mistakes: photographs to keep as a picture; none where the bundle is given to others.
 
     Raises:
         Broken: LiteRT does not give the scores of Keras.
@@ -70,7 +72,10 @@ def write(
         np.savez(folder / bundle.WEIGHTS, **models.weights(trained.model))
     _write_history(trained.history, folder)
     pictures.confusion(card.metrics["confusion"], card.classes, folder / "confusion.png")
-    (folder / "report.md").write_text(report.markdown(card), encoding="utf-8")
+    if mistakes:
+        pictures.mistakes(mistakes, folder / "mistakes.png")
+    told = report.markdown(card, n_mistakes_shown=len(mistakes))
+    (folder / "report.md").write_text(told, encoding="utf-8", errors="backslashreplace")
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())

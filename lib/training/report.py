@@ -7,9 +7,16 @@ from typing import Any
 from lib.metrics import Accuracy
 from lib.records import Card
 
+N_EXAMPLES = 3
+"""Of each finding about the data; the card keeps more."""
 
-def markdown(card: Card) -> str:
-    """Return the report of a bundle, in Markdown; its pictures lie beside it."""
+
+def markdown(card: Card, n_mistakes_shown: int) -> str:
+    """Return the report of a bundle, in Markdown; its pictures lie beside it.
+
+    Args:
+        n_mistakes_shown: how many mistakes `mistakes.png` shows; with 0 there is no such file.
+    """
     measured = card.metrics
     accuracy = Accuracy(**measured["accuracy"])
     parts = [
@@ -21,6 +28,7 @@ def markdown(card: Card) -> str:
         _table(("session", "images", "accuracy"), _sessions(card)),
         _table(("class", "images", "precision", "recall"), _classes(card)),
         "![Which class was taken for which](confusion.png)",
+        _mistakes(card, n_mistakes_shown),
         f"Scores are calibrated with temperature {card.temperature:.2f}: the expected calibration "
         f"error is {measured['calibration_error']:.3f}. Under {card.threshold:.2f} the answer is "
         f'"not sure": {1 - measured["sure_share"]:.1%} of these images; of the others '
@@ -28,6 +36,7 @@ def markdown(card: Card) -> str:
         "![Accuracy and loss, train against validation](curves.png)",
         f"Learned from {card.data['n_images']:,} images, {card.data['n_extra']:,} of them extra: "
         f"{', '.join(f'{name} {n:,}' for name, n in card.data['per_class'].items())}.",
+        *_findings(card),
         f"    {card.config['command']}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -52,6 +61,32 @@ def _classes(card: Card) -> list[tuple[str, ...]]:
     return [
         (name, f"{c['n_images']:,}", f"{c['precision']:.3f}", f"{c['recall']:.3f}")
         for name, c in classes
+    ]
+
+
+def _mistakes(card: Card, n_shown: int) -> str:
+    counts = card.metrics["confusion"]
+    n_images = sum(map(sum, counts))
+    n_wrong = n_images - sum(row[c] for c, row in enumerate(counts))
+    if not n_wrong:
+        return f"None of {n_images:,} was wrong."
+    told = f"{n_wrong:,} of {n_images:,} were wrong"
+    if not n_shown:
+        return f"{told}; this bundle keeps no photograph of them."
+    return f"{told}; the surest of them:\n\n![{n_shown} mistakes, the surest first](mistakes.png)"
+
+
+def _findings(card: Card) -> list[str]:
+    findings = card.data.get("findings", [])
+    if not findings:
+        return ["Nothing was found wrong with the data."]
+    rows = [
+        (f["finding"], f"{f['n_images']:,}", f["says"], ", ".join(f["examples"][:N_EXAMPLES]))
+        for f in findings
+    ]
+    return [
+        "What was found wrong with the data:",
+        _table(("finding", "images", "what it is", "for example"), rows),
     ]
 
 
