@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import bundle, registry, samples
 from lib.failures import Broken
@@ -137,3 +138,77 @@ def test_the_backbone_to_go_on_from_is_kept_by_the_one_that_has_one(trained: Pat
     assert not any("dense" in path or "logits" in path for path in weights)
     with pytest.raises(Broken, match="a bundle of cnn keeps no weights"):
         bundle.weights(registry.resolve(str(trained / "cnn")))
+
+
+# --- why it says so: the heat of the models that ship, on drawn hands whose place is known --------
+
+SHIPPED = Path(__file__).parents[1] / "demo" / "models"
+
+COVER_PX = 64
+"""The side of a square that covers a part of an image of 224 px."""
+
+GREY = 128
+
+HOTTER, GAIN = 1.5, 0.25
+"""What heat has to reach, and what the same heat reshuffled (about 1 and 0) must not."""
+
+
+@pytest.fixture(scope="module")
+def drawn_hands() -> list[samples.Drawing]:
+    return [samples.draw(n % 4, seed=1000 + n) for n in range(24)]
+
+
+def full_size(heat: np.ndarray, size_px: int) -> np.ndarray:
+    image = Image.fromarray(heat.astype(np.float32))
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
+
+
+def sums_of_squares(heat: np.ndarray) -> np.ndarray:
+    """Return the heat in every square of `COVER_PX` a side, by its upper left corner."""
+    above = np.pad(heat.cumsum(0, float).cumsum(1), ((1, 0), (1, 0)))
+    tall = above[COVER_PX:] - above[:-COVER_PX]
+    return tall[:, COVER_PX:] - tall[:, :-COVER_PX]
+
+
+def covered(image: np.ndarray, corner: np.intp, n_corners: int) -> np.ndarray:
+    down, across = divmod(int(corner), n_corners)
+    image = image.copy()
+    image[down : down + COVER_PX, across : across + COVER_PX] = GREY
+    return image
+
+
+def how_much_hotter_hands_are(hands: list[samples.Drawing], heats: list[np.ndarray]) -> float:
+    inside = np.mean([heat[hand.mask].mean() for hand, heat in zip(hands, heats, strict=True)])
+    outside = np.mean([heat[~hand.mask].mean() for hand, heat in zip(hands, heats, strict=True)])
+    return float(inside / outside)
+
+
+def how_much_more_the_hottest_part_matters(
+    model: bundle.Bundle, hands: list[samples.Drawing], heats: list[np.ndarray]
+) -> float:
+    """Return by how much, 0 to 1, covering it lowers the answer's score more than the coldest."""
+    gains = []
+    for hand, heat in zip(hands, heats, strict=True):
+        squares = sums_of_squares(heat)
+        corners = (squares.argmax(), squares.argmin())
+        shown = [hand.image, *(covered(hand.image, c, squares.shape[1]) for c in corners)]
+        whole, without_hottest, without_coldest = model.predict(np.stack(shown))
+        answer = whole.argmax()
+        gains.append(without_coldest[answer] - without_hottest[answer])
+    return float(np.mean(gains))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_heat_lies_on_the_hand_and_on_what_the_answer_hangs_on(
+    name: str, drawn_hands: list[samples.Drawing]
+) -> None:
+    model = bundle.load(str(SHIPPED / name))
+    maps = [model.explain(hand.image[None]) for hand in drawn_hands]
+    rng = np.random.default_rng(0)
+    shuffled = [rng.permutation(heat.ravel()).reshape(heat.shape) for heat in maps]
+    size_px = model.card.image.size_px
+    heats, nonsense = ([full_size(heat, size_px) for heat in kind] for kind in (maps, shuffled))
+    assert how_much_hotter_hands_are(drawn_hands, heats) > HOTTER
+    assert how_much_hotter_hands_are(drawn_hands, nonsense) < HOTTER
+    assert how_much_more_the_hottest_part_matters(model, drawn_hands, heats) > GAIN
+    assert how_much_more_the_hottest_part_matters(model, drawn_hands, nonsense) < GAIN
