@@ -19,7 +19,10 @@ from lib.failures import Failure
 from lib.records import Card
 
 CURVES = "curves.png"
-UNSEEN = "sessions it never saw"
+UNSEEN = "sessions it never saw: pictures of another time than those it learned from"
+HELD_OUT = "pictures held out (read the warning)"
+OPTIMISTIC = "Too optimistic: pictures of one burst lie on both sides of it."
+RANDOM = "a random split of all pictures"
 
 TELL_CELL = """element.addEventListener('click', event => {
     const cell = event.target.closest('[data-truth]');
@@ -151,13 +154,14 @@ def _sheet(model: Bundle) -> str:
 def _figures(card: Card) -> str:
     """Return the honest accuracy first, and the optimistic one, fainter, beside it."""
     figures = []
-    honest = card.metrics.get("accuracy")
+    honest, optimistic = (card.metrics.get(key) for key in ("accuracy", "random_split"))
     if honest:
-        held_out = "images held out (read the warning)" if card.sessions.get("warning") else UNSEEN
-        figures.append(_figure(honest, f"right on {held_out}", ""))
-    optimistic = card.metrics.get("random_split")
+        held_out = HELD_OUT if card.sessions.get("warning") else UNSEEN
+        twins = _twins(card.metrics.get("twin_share"), "")
+        figures.append(_figure(honest, f"right on {held_out}", twins, ""))
     if optimistic:
-        figures.append(_figure(optimistic, "on a random split (optimistic)", "faint"))
+        twins = _twins(optimistic.get("twin_share"), "Too optimistic: ")
+        figures.append(_figure(optimistic, f"right on {RANDOM}", twins or OPTIMISTIC, "faint"))
     figures.append(
         f'<div class="faint"><b>{card.threshold:.0%}</b>'
         "<span>is the score under which it says “not sure”</span></div>"
@@ -165,12 +169,22 @@ def _figures(card: Card) -> str:
     return f'<div class="figures">{"".join(figures)}</div>'
 
 
-def _figure(accuracy: dict[str, Any], text: str, kind: str) -> str:
-    span = ""
-    if "low" in accuracy:
-        span = f", 95 % between {accuracy['low']:.1%} and {accuracy['high']:.1%}"
-    n_images = f" ({accuracy['n_images']:,} images{span})" if accuracy.get("n_images") else ""
-    return f'<div class="{kind}"><b>{accuracy["value"]:.1%}</b><span>{text}{n_images}</span></div>'
+def _figure(accuracy: dict[str, Any], text: str, twins: str, kind: str) -> str:
+    known = []
+    if accuracy.get("n_images"):
+        known.append(f"{accuracy['n_images']:,} pictures")
+    if accuracy.get("low") is not None and accuracy.get("high") is not None:
+        known.append(f"likely between {accuracy['low']:.1%} and {accuracy['high']:.1%}")
+    counted = f" ({', '.join(known)})" if known else ""
+    lines = f"<span>{text}{counted}.</span>" + (f"<span>{twins}</span>" if twins else "")
+    return f'<div class="{kind}"><b>{accuracy["value"]:.1%}</b>{lines}</div>'
+
+
+def _twins(share: float | None, verdict: str) -> str:
+    """Return how many of the pictures have a near twin in training, 0 to 1, or nothing."""
+    if share is None:
+        return ""
+    return f"{verdict}{share:.0%} of them are nearly the same as one it learned from."
 
 
 def _warning(card: Card) -> str:
