@@ -71,6 +71,16 @@ class Photo(gr.Image):
         return Upload(_name(payload), _inside(payload.path))
 
 
+class Classes(gr.Dropdown):
+    """A list of classes that changes with the models; who uses the choice checks it."""
+
+    is_template = True
+
+    def preprocess(self, payload: object) -> str | None:
+        """Return the class as it came."""
+        return payload if isinstance(payload, str) else None
+
+
 class Photos(gr.File):
     """A field for many files that hands over the untouched uploads."""
 
@@ -106,12 +116,16 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-async def _fetch_nothing(url: str, cache_dir: str) -> str:
-    raise refusal("Upload the picture itself; addresses are not fetched.")
+async def _find_upload(url: str, cache_dir: str) -> str:
+    """Return the path of an upload, which programs name by its address here; fetch nothing."""
+    _, mark, path = url.partition("/gradio_api/file=")
+    if not mark:
+        raise refusal("Upload the picture itself; addresses are not fetched.")
+    return str(_inside(unquote(path)))
 
 
 # Any input of any event may carry an address, which Gradio would download from inside our network.
-processing_utils.async_ssrf_protected_download = _fetch_nothing
+processing_utils.async_ssrf_protected_download = _find_upload
 
 
 class Guard:

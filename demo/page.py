@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -35,16 +36,28 @@ def build(
         title="Handful", analytics_enabled=False, delete_cache=(EMPTY_CACHE_EVERY_S, KEEP_UPLOADS_S)
     ) as page:
         chosen = gr.State({})
-        cards = [b.card for b in shelf.bundles]
-        gr.HTML(pieces.masthead(cards, shelf.classes), elem_classes="plain")
+        head = gr.HTML(_masthead(shelf, {}), elem_classes="plain")
+        gr.on(
+            [page.load, chosen.change],
+            functools.partial(_masthead, shelf),
+            chosen,
+            head,
+            api_visibility="private",
+            show_progress="hidden",
+        )
         with gr.Tabs():
             with gr.Tab("Classify", id="classify"):
                 tab_classify.build(page, shelf, corrections, chosen)
             with gr.Tab("Many", id="many"):
-                tab_many.build(shelf)
+                tab_many.build(shelf, chosen)
             with gr.Tab("Models", id="models") as models:
                 tab_models.build(shelf, models, chosen, show_data)
     return page.queue(max_size=MAX_WAITING)
+
+
+def _masthead(shelf: Shelf, chosen: dict[str, str]) -> str:
+    cards = [b.card for b in shelf.pick(chosen)]
+    return pieces.masthead(cards, shelf.classes(chosen))
 
 
 def _own_cache() -> None:

@@ -28,10 +28,19 @@ def _no_source_files() -> Iterator[None]:
 
 with _no_source_files():
     import gradio as gr
-    from gradio import component_meta, processing_utils, tunneling, utils
+    from gradio import component_meta, mcp, processing_utils, tunneling, utils
     from gradio.components.file import ListFiles
     from gradio.data_classes import FileData, ImageData
 
 component_meta.create_or_modify_pyi = lambda *_: None
 
-__all__ = ["FileData", "ImageData", "ListFiles", "gr", "processing_utils", "tunneling", "utils"]
+__all__ = [
+    "FileData",
+    "ImageData",
+    "ListFiles",
+    "gr",
+    "mcp",
+    "processing_utils",
+    "tunneling",
+    "utils",
+]

@@ -21,11 +21,13 @@ from starlette.routing import Route
 
 from demo.doors import Guard
 from demo.look import CSS, THEME
-from demo.quick import gr, tunneling
+from demo.quick import gr, mcp, tunneling, utils
 from demo.shelf import Shelf
 from lib import images
 from lib.commands import say
 from lib.failures import Misuse
+
+MCP_PATH = "/gradio_api/mcp/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Options:
     """How the page is served.
 
     Raises:
-        Misuse: MCP is asked for and its package is missing.
+        Misuse: MCP is asked for and its package is missing, or a password is asked for as well.
     """
 
     share: bool = False
@@ -59,6 +61,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.mcp and importlib.util.find_spec("mcp") is None:
             raise Misuse("--mcp needs the package mcp. Install it with: pip install 'gradio[mcp]'")
+        if self.mcp and self.user:
+            raise Misuse("--mcp must go without --auth: programs that speak MCP cannot log in")
 
 
 def start(page: gr.Blocks, shelf: Shelf, options: Options) -> str:
@@ -68,6 +72,7 @@ def start(page: gr.Blocks, shelf: Shelf, options: Options) -> str:
         Misuse: the port is taken.
     """
     password = _password() if options.user else ""
+    mcp.DEFAULT_TEMP_DIR = utils.get_upload_folder()  # read before the page had its own cache
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -94,6 +99,9 @@ def start(page: gr.Blocks, shelf: Shelf, options: Options) -> str:
             )
     except OSError as error:
         raise Misuse(f"the page cannot be served there: {error}") from error
+    if options.mcp and page.mcp_error:
+        page.close()
+        raise Misuse(f"--mcp cannot be served: {page.mcp_error}")
     _tell(page, options)
     return page.local_url
 
@@ -130,6 +138,10 @@ def _password() -> str:
 def _tell(page: gr.Blocks, options: Options) -> None:
     address = page.share_url or _address(page)
     say(f"local address: {page.local_url}")
+    if options.mcp:
+        say(
+            f"for programs that speak MCP: {page.share_url or page.local_url.rstrip('/')}{MCP_PATH}"
+        )
     if page.share_url:
         say(f"public link, for a week at the most: {page.share_url}")
         if not options.user:

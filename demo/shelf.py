@@ -55,11 +55,6 @@ class Shelf:
             self.open()
         return self._bundles
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class of any model, in the order of the cards."""
-        return tuple(dict.fromkeys(name for b in self.bundles for name in b.card.classes))
-
     def open(self) -> None:
         """Find and load the models.
 
@@ -113,6 +108,10 @@ class Shelf:
             ]
         return found
 
+    def classes(self, chosen: dict[str, str]) -> tuple[str, ...]:
+        """Return every class of any model that `pick` gives, in the order of the cards."""
+        return tuple(dict.fromkeys(name for b in self.pick(chosen) for name in b.card.classes))
+
     def pick(self, chosen: dict[str, str]) -> tuple[Bundle, ...]:
         """Return the models on show, those in `chosen` (name to uri) in the version chosen."""
         return tuple(
@@ -120,9 +119,10 @@ class Shelf:
             for shown in self.bundles
         )
 
-    def named(self, name: str | None) -> Bundle:
-        """Return the model of that name that everybody sees; the last one where none is named."""
-        return next((b for b in self.bundles if b.card.name == name), self.bundles[-1])
+    def named(self, name: str | None, chosen: dict[str, str]) -> Bundle:
+        """Return the model of that name as `pick` does; the last one where none is named."""
+        picked = self.pick(chosen)
+        return next((b for b in picked if b.card.name == name), picked[-1])
 
     def _get(self, uri: str, shown: Bundle) -> Bundle:
         if uri == shown.uri:

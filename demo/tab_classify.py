@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
 from demo import answers, feedback, pieces
-from demo.doors import Photo, Upload, refusal
+from demo.doors import Classes, Photo, Upload, refusal
 from demo.feedback import Corrections
 from demo.quick import gr, utils
 from demo.shelf import Shelf
@@ -44,11 +43,11 @@ def build(page: gr.Blocks, shelf: Shelf, corrections: Corrections | None, chosen
             _examples(page, photo)
         with gr.Column(scale=6, min_width=300, elem_classes="shown"):
             result = gr.HTML(pieces.EMPTY, elem_classes="plain", elem_id="answers")
-            panel = _corrections(shelf, corrections, photo) if corrections else None
-    show = functools.partial(answer, shelf)
+            if corrections:
+                _corrections(shelf, corrections, photo, chosen)
     gr.on(
-        [photo.change, why.change],
-        show,
+        [photo.change, why.change, chosen.change],
+        functools.partial(answer, shelf),
         [photo, why, chosen],
         result,
         api_visibility="private",
@@ -56,10 +55,6 @@ def build(page: gr.Blocks, shelf: Shelf, corrections: Corrections | None, chosen
         trigger_mode="always_last",
         concurrency_limit=MAX_AT_ONCE,
     )
-    if panel:
-        photo.change(
-            lambda p: gr.Group(visible=p is not None), photo, panel, api_visibility="private"
-        )
     live.stream(
         functools.partial(answer_live, shelf),
         [live, why, chosen],
@@ -157,39 +152,50 @@ def answer_live(shelf: Shelf, frame: Upload | None, why: bool, chosen: Choice) -
     return gr.skip() if frame is None else answer(shelf, frame, why, chosen)
 
 
-def _corrections(shelf: Shelf, corrections: Corrections, photo: Photo) -> gr.Group:
+def _corrections(shelf: Shelf, corrections: Corrections, photo: Photo, chosen: gr.State) -> None:
     with gr.Group(visible=False, elem_id="correct") as panel:
-        label = gr.Dropdown(
-            list(shelf.classes),
-            value=None,
+        label = Classes(
             label="That's wrong, it is …",
             filterable=False,
             elem_id="right-class",
         )
         send = gr.Button("Send this correction", variant="secondary", elem_id="send-correction")
         said = gr.Markdown(feedback.CONSENT, elem_classes="quiet")
-    store = functools.partial(correct, shelf, corrections)
     send.click(
-        store,
-        [photo, label],
+        functools.partial(correct, shelf, corrections),
+        [photo, label, chosen],
         [said, label],
         api_name="correct",
         api_visibility="undocumented",
         concurrency_limit=MAX_AT_ONCE,
         show_progress="minimal",
     )
-    photo.change(
-        lambda: feedback.CONSENT, None, said, api_visibility="private", show_progress="hidden"
+    gr.on(
+        [photo.change, chosen.change],
+        functools.partial(offer, shelf),
+        [photo, chosen],
+        [panel, label, said],
+        api_name="offer",
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
     )
-    return panel
+
+
+def offer(shelf: Shelf, photo: Upload | None, chosen: Choice) -> tuple[gr.Group, Classes, str]:
+    """Return the panel, its classes, those of the models that answer now, and the consent."""
+    classes = Classes(list(shelf.classes(chosen)), value=None)
+    return gr.Group(visible=photo is not None), classes, feedback.CONSENT
 
 
 def correct(
-    shelf: Shelf, corrections: Corrections, photo: Upload | None, label: str | None
+    shelf: Shelf, corrections: Corrections, photo: Upload | None, label: str | None, chosen: Choice
 ) -> tuple[str, None]:
     """Store a picture under the class that the visitor gave; return a word of thanks."""
     if photo is None or label is None:
         raise refusal("Choose the picture and what it really shows.")
+    if label not in shelf.classes(chosen):
+        raise refusal("The models know other classes by now. Choose the picture again.")
     try:
         corrections.add(photo, label, shelf.bundles[0].card.image)
     except Unreadable as error:
@@ -205,7 +211,9 @@ def correct(
 
 
 def _endpoint(shelf: Shelf, photo: Photo) -> None:
-    classify: Callable[[Upload | None], object] = functools.partial(classify_one, shelf)
+    def classify(image: Upload | None) -> dict[str, object]:
+        return classify_one(shelf, image)
+
     gr.Button(visible=False).click(
         classify,
         photo,
@@ -214,7 +222,8 @@ def _endpoint(shelf: Shelf, photo: Photo) -> None:
         concurrency_limit=MAX_AT_ONCE,
         api_description="Ask every model what a picture shows. Returns agree and models: for each "
         "its name, version, label, score, confident, scores, threshold and milliseconds; "
-        "or error with code and message.",
+        "or error with code and message. Addresses of other places are not fetched: give a data: "
+        "address, or upload the picture.",
     )
 
 

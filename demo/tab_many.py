@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
@@ -42,25 +43,43 @@ class Album:
     folder: Path
 
 
-def build(shelf: Shelf) -> None:
+class Go:
+    """What the buttons of one visitor tell the work that goes on; Gradio copies the first one.
+
+    Gradio's own way to cancel ends the work at any moment, and what it still had to say may come
+    after the word that it is cancelled.
+    """
+
+    is_waiting = False
+    """Whether a go is asked for and did not start."""
+    is_cancelled = False
+
+
+def build(shelf: Shelf, chosen: gr.State) -> None:
     """Lay out the tab."""
     files, model, start, stop, status = _inputs([b.card.name for b in shelf.bundles])
-    album = gr.State(None, time_to_live=KEEP_S)
+    album, go = gr.State(None, time_to_live=KEEP_S), gr.State(Go())
     with gr.Column(visible=False, elem_id="many-result") as result:
         wanted, gallery, table, unreadable, downloads = _result()
-    go = start.click(
-        functools.partial(run, shelf),
-        [files, model],
-        [status, album, wanted, gallery, table, unreadable, *downloads, result],
-        api_visibility="private",
-        concurrency_limit=MAX_AT_ONCE,
-        show_progress="hidden",
-    )
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    stop.click(lambda: _said("Cancelled."), None, status, cancels=[go], **quiet)
+    start.click(prepare, go, status, **quiet).then(
+        functools.partial(run, shelf),
+        [files, model, chosen, go],
+        [status, album, wanted, gallery, table, unreadable, *downloads, result],
+        concurrency_limit=MAX_AT_ONCE,
+        **quiet,
+    )
+    stop.click(cancel, go, status, **quiet)
     wanted.change(pick, [album, wanted], gallery, **quiet)
+    _endpoint(shelf, files, model)
+
+
+def _endpoint(shelf: Shelf, files: Photos, model: gr.Radio) -> None:
+    def classify_many(files: list[Upload], model: str | None) -> dict[str, object]:
+        return classify_all(shelf, files, model)
+
     gr.Button(visible=False).click(
-        functools.partial(classify_many, shelf),
+        classify_many,
         [files, model],
         gr.JSON(visible=False),
         api_name="classify_many",
@@ -122,24 +141,42 @@ def _result() -> tuple[gr.Radio, gr.Gallery, gr.Dataframe, gr.HTML, list[gr.Down
     return wanted, gallery, table, unreadable, downloads
 
 
-def run(shelf: Shelf, files: list[Upload], model: str | None) -> Iterator[tuple[object, ...]]:
+def prepare(go: Go) -> str:
+    """Note that a go is asked for; return what is said while others have their turn."""
+    go.is_waiting, go.is_cancelled = True, False
+    return _said("Waiting for its turn …")
+
+
+def cancel(go: Go) -> object:
+    """Note that the go is to end, and say so where it did not begin; else it says so itself."""
+    go.is_cancelled = True
+    return CANCELLED if go.is_waiting else gr.skip()
+
+
+def run(
+    shelf: Shelf, files: list[Upload], model: str | None, chosen: dict[str, str], go: Go
+) -> Iterator[tuple[object, ...]]:
     """Classify the files and yield what the page shows, over and over while it goes on."""
-    skip = [gr.skip()] * 9
-    if not files:
-        yield (_said("Choose some pictures first."), *skip)
+    go.is_waiting, skip = False, [gr.skip()] * 9
+    if go.is_cancelled or not files:
+        yield (CANCELLED if go.is_cancelled else _said("Choose some pictures first."), *skip)
         return
     found = many.find(files)
     folder = Path(utils.get_upload_folder()) / "albums" / uuid.uuid4().hex
     folder.mkdir(parents=True)
     rows, thumbs, told_s = [], [], 0.0
     yield (_meter(0, len(found.pictures)), None, *skip[:-2], gr.Column(visible=False))
-    for seen in many.classify(found, shelf.named(model)):
-        rows.append(seen.row)
-        if seen.image is not None:
-            thumbs.append(_thumb(seen, folder, len(rows)))
-        if time.monotonic() - told_s > TELL_EVERY_S:
-            told_s = time.monotonic()
-            yield (_meter(len(rows), len(found.pictures)), *skip)
+    with contextlib.closing(many.classify(found, shelf.named(model, chosen))) as work:
+        for seen in work:
+            if go.is_cancelled:
+                yield (CANCELLED, *skip)
+                return
+            rows.append(seen.row)
+            if seen.image is not None:
+                thumbs.append(_thumb(seen, folder, len(rows)))
+            if time.monotonic() - told_s > TELL_EVERY_S:
+                told_s = time.monotonic()
+                yield (_meter(len(rows), len(found.pictures)), *skip)
     album = Album(many.outcome(found, rows), tuple(thumbs), folder)
     yield (_tally(album.outcome), album, *_shown(album))
 
@@ -209,6 +246,9 @@ def _said(text: str) -> str:
     return f'<p class="tally" role="status">{text}</p>'
 
 
+CANCELLED = _said("Cancelled.")
+
+
 def _meter(n_done: int, n_total: int) -> str:
     share = n_done / max(n_total, 1)
     return (
@@ -242,8 +282,8 @@ def _unreadable(outcome: Outcome) -> str:
     )
 
 
-def classify_many(shelf: Shelf, files: list[Upload], model: str | None) -> dict[str, object]:
+def classify_all(shelf: Shelf, files: list[Upload], model: str | None) -> dict[str, object]:
     """Return the rows of many pictures, for programs."""
     found = many.find(files)
-    rows = [seen.row for seen in many.classify(found, shelf.named(model))]
+    rows = [seen.row for seen in many.classify(found, shelf.named(model, {}))]
     return many.outcome(found, rows).as_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -45,6 +46,7 @@ from demo import (
 )
 from demo.doors import Upload
 from demo.feedback import Corrections
+from demo.quick import gr
 from demo.shelf import SHIPPED, Shelf
 from jobs import photos, train
 from lib import images, records, registry, samples, storage
@@ -54,6 +56,7 @@ from lib.records import ErrorRow, ImageRule, Prediction
 
 ROOT = Path(__file__).parents[1]
 FILE_DATA = {"_type": "gradio.FileData"}
+HAS_MCP = importlib.util.find_spec("mcp") is not None
 
 
 def encoded(n_fingers: int = 2, seed: int = 1, kind: str = "PNG", **options: Any) -> bytes:
@@ -594,14 +597,35 @@ def test_cancelling_ends_the_work(shelf: Shelf) -> None:
 
 def test_the_page_tells_how_far_it_is_and_then_shows_all(shelf: Shelf) -> None:
     files = [Upload(f"{n}.png", encoded(n % 4, n)) for n in range(6)] + [Upload("x.png", b"x")]
-    first, *_, last = tab_many.run(shelf, files, shelf.bundles[0].card.name)
+    first, *_, last = tab_many.run(shelf, files, shelf.bundles[0].card.name, {}, tab_many.Go())
     assert "0 of 7 pictures" in first[0]
     assert "6 classified" in last[0]
     assert "1 unreadable" in last[0]
     album = last[1]
-    by_class = [tab_many.pick(album, f"is {label}") for label in shelf.classes]
+    by_class = [tab_many.pick(album, f"is {label}") for label in shelf.classes({})]
     unsure = tab_many.pick(album, tab_many.NOT_SURE)
     assert sum(map(len, by_class)) + len(unsure) == len(tab_many.pick(album, tab_many.ALL)) == 6
+
+
+def test_what_is_cancelled_says_so_last(shelf: Shelf) -> None:
+    go = tab_many.Go()
+    tab_many.prepare(go)
+    said = tab_many.run(shelf, [Upload("x.png", encoded())] * 200, None, {}, go)
+    assert "0 of 200" in next(said)[0]
+    assert "1 of 200" in next(said)[0]
+    assert tab_many.cancel(go) == gr.skip()
+    assert [shown[0] for shown in said] == [tab_many.CANCELLED]
+
+
+def test_what_is_cancelled_before_its_turn_does_not_begin(shelf: Shelf) -> None:
+    go = tab_many.Go()
+    assert "Waiting" in tab_many.prepare(go)
+    assert tab_many.cancel(go) == tab_many.CANCELLED
+    shown = list(tab_many.run(shelf, [Upload("x.png", encoded())], None, {}, go))
+    assert [said for said, *_ in shown] == [tab_many.CANCELLED]
+    tab_many.prepare(go)
+    *_, last = tab_many.run(shelf, [Upload("x.png", encoded())], None, {}, go)
+    assert "1 classified" in last[0]
 
 
 def test_the_service_gives_rows_and_errors(web: httpx.Client) -> None:
@@ -680,12 +704,12 @@ def test_corrections_are_capped_and_must_be_pictures(
 def test_the_page_stores_a_correction_under_its_class(
     web: httpx.Client, shelf: Shelf, kept: Path
 ) -> None:
-    label = shelf.classes[0]
+    label = shelf.classes({})[0]
     before = len(list(kept.rglob("*.png")))
-    said = call(web, "correct", upload(web, encoded()), label).json()["data"][0]
+    said = call(web, "correct", upload(web, encoded()), label, None).json()["data"][0]
     assert said.startswith("Thank you")
     assert len(list((kept / label).rglob("*.png"))) == before + 1
-    refused = call(web, "correct", upload(web, encoded()), "../escape")
+    refused = call(web, "correct", upload(web, encoded()), "../escape", None)
     assert refused.status_code == 500
     assert len(list(kept.rglob("*.png"))) == before + 1
 
@@ -728,6 +752,57 @@ def test_a_new_champion_is_on_show_without_a_restart(two_versions: tuple[str, Bu
     assert shown.bundles[0].card.version.startswith("20260202")
 
 
+def renamed(folder: Path, *classes: str) -> None:
+    """Give the model of a bundle other classes, as a training with them would."""
+    card = json.loads((folder / "card.json").read_text())
+    names = dict(zip(card["classes"], classes, strict=True))
+    card["classes"] = list(classes)
+    card["metrics"]["per_class"] = {
+        names[name]: row for name, row in card["metrics"]["per_class"].items()
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_the_classes_to_correct_with_follow_the_models(
+    two_versions: tuple[str, Bundle], tmp_path: Path
+) -> None:
+    place, model = two_versions
+    new = "20260202T000000Z-bbbbbbbb"
+    folder = Path(place) / model.card.name
+    renamed(folder / new, "fist", "one", "two", "three")
+    shown, kept = Shelf([place]), Corrections(str(tmp_path / "kept"))
+    picture = Upload("x.png", encoded())
+
+    def offered(chosen: dict[str, str]) -> list[str]:
+        _, classes, _ = tab_classify.offer(shown, picture, chosen)
+        return [name for name, _ in classes.choices]
+
+    assert offered({}) == list(model.card.classes)
+    with pytest.raises(gr.Error, match="other classes"):
+        tab_classify.correct(shown, kept, picture, "fist", {})
+    mine = {model.card.name: str(folder / new)}
+    assert offered(mine) == ["fist", "one", "two", "three"]
+    tab_classify.correct(shown, kept, picture, "one", mine)
+    registry.promote(place, model.card.name, new, "better")
+    shown.refresh()
+    assert offered({}) == ["fist", "one", "two", "three"]
+    assert "(fist, one, two or three)" in page._masthead(shown, {})
+    tab_classify.correct(shown, kept, picture, "fist", {})
+    with pytest.raises(gr.Error, match="other classes"):
+        tab_classify.correct(shown, kept, picture, "0", {})
+    assert {path.parents[1].name for path in Path(kept.uri).rglob("*.png")} == {"fist", "one"}
+
+
+def test_many_answers_with_the_version_that_the_visitor_chose(
+    two_versions: tuple[str, Bundle],
+) -> None:
+    place, model = two_versions
+    name, new = model.card.name, "20260202T000000Z-bbbbbbbb"
+    chosen, files = {name: f"{place}/{name}/{new}"}, [Upload("x.png", encoded())]
+    *_, last = tab_many.run(Shelf([place]), files, name, chosen, tab_many.Go())
+    assert [row.version for row in last[1].outcome.predictions] == [new]
+
+
 def test_a_damaged_champion_leaves_the_old_one_on_show(
     two_versions: tuple[str, Bundle], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -766,6 +841,53 @@ def test_the_sheet_says_what_the_card_says(shelf: Shelf) -> None:
         assert ("How it learned" in sheet) == ("curves.png" in card.files)
         for source in card.data.get("sources", []):
             assert source not in sheet
+
+
+def figures(metrics: dict[str, Any], warning: str = "") -> str:
+    """What a visitor reads of a card with these metrics."""
+    card = answer_of(Shelf(), "one", 0.9, 0.1).card
+    card = dataclasses.replace(card, metrics=metrics, sessions={"warning": warning})
+    return " ".join(re.sub(r"<[^>]+>", " ", tab_models._figures(card)).split())
+
+
+HONEST = {"value": 0.989, "low": 0.976, "high": 0.995, "n_images": 535}
+RANDOM = {"value": 1.0, "low": 0.986, "high": 1.0, "n_images": 276, "twin_share": 0.95}
+
+
+def test_the_honest_accuracy_stands_before_the_optimistic_one_and_both_are_explained() -> None:
+    said = figures({"accuracy": HONEST, "twin_share": 0.004, "random_split": RANDOM})
+    assert said.startswith(
+        "98.9% right on sessions it never saw: pictures of another time than those it learned from "
+        "(535 pictures, likely between 97.6% and 99.5%). "
+        "0% of them are nearly the same as one it learned from. "
+        "100.0% right on a random split of all pictures "
+        "(276 pictures, likely between 98.6% and 100.0%). "
+        "Too optimistic: 95% of them are nearly the same as one it learned from. "
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "absent"),
+    [
+        ({}, "right on"),
+        ({"accuracy": HONEST}, "random split"),
+        ({"accuracy": HONEST}, "nearly the same"),
+        ({"accuracy": {"value": 0.9}}, "pictures,"),
+        ({"accuracy": {"value": 0.9}}, "between"),
+        ({"random_split": {"value": 1.0}}, "nearly the same"),
+        ({"random_split": {"value": 1.0, "low": None, "high": None}}, "None"),
+    ],
+)
+def test_what_the_card_does_not_know_is_not_shown(metrics: dict[str, Any], absent: str) -> None:
+    said = figures(metrics)
+    assert absent not in said
+    assert "None" not in said
+    assert "80% is the score" in said
+
+
+def test_where_no_session_was_held_out_the_figure_does_not_say_so() -> None:
+    assert "sessions it never saw" in figures({"accuracy": HONEST})
+    assert "sessions it never saw" not in figures({"accuracy": HONEST}, "one session only")
 
 
 @pytest.fixture
@@ -927,11 +1049,61 @@ def test_the_address_is_drawn_as_a_code(capsys: pytest.CaptureFixture[str]) -> N
     assert drawn.endswith("https://x.gradio.live\n")
 
 
+@pytest.mark.skipif(HAS_MCP, reason="the extra gradio[mcp] is installed")
 def test_mcp_without_its_extra_is_one_clear_line() -> None:
-    if importlib.util.find_spec("mcp"):
-        pytest.skip("the extra is installed")
-    with pytest.raises(Misuse, match=r"gradio\[mcp\]"):
-        server.Options(mcp=True)
+    done = command("--mcp")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'gradio[mcp]'" in done.stderr
+
+
+def test_mcp_does_not_go_around_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    with pytest.raises(Misuse, match="without --auth"):
+        server.Options(mcp=True, user="alice")
+
+
+def test_the_address_of_an_upload_is_as_good_as_the_upload(web: httpx.Client, cache: Path) -> None:
+    sent = upload(web, encoded())["path"]
+    address = {"path": f"{web.base_url}gradio_api/file={sent}", "meta": FILE_DATA}
+    assert "models" in call(web, "classify", address).json()["data"][0]
+    for path in ("/etc/passwd", f"{sent}/../../../etc/passwd", "", "..%2F..%2Fetc%2Fpasswd"):
+        stolen = address | {"path": f"{web.base_url}gradio_api/file={path}"}
+        refused = call(web, "classify", stolen)
+        assert refused.status_code == 500
+        assert "root:" not in refused.text
+
+
+@pytest.mark.skipif(not HAS_MCP, reason="the extra gradio[mcp] is not installed")
+def test_programs_that_speak_mcp_call_the_tools(models: list[str], tmp_path: Path) -> None:
+    with served("--models", *models, "--mcp", TMPDIR=str(tmp_path)) as (url, lines, _):
+        address = found(lines, r"speak MCP: (\S+)")
+        with httpx.Client(base_url=url, trust_env=False) as web:
+            sent = f"{url}gradio_api/file={upload(web, encoded())['path']}"
+        inline = pieces.bytes_url(encoded(), "image/png")
+        names, *said = asyncio.run(mcp_calls(address, inline, sent, "http://127.0.0.1:1/x.png"))
+        outside = [path for path in (tmp_path / "gradio").rglob("*") if path.is_file()]
+        assert not outside, "pictures lie in the private cache alone"
+    assert names == ["classify", "classify_many"]
+    for result in said[:2]:
+        assert not result.isError
+        assert "'agree': " in result.content[0].text
+    assert said[2].isError
+    assert "addresses are not fetched" in said[2].content[0].text
+
+
+async def mcp_calls(address: str, *pictures: str) -> list[Any]:
+    """Return the names of the tools, and what `classify` answers to each picture."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async with (
+        streamable_http_client(address) as (receive, send, *_),
+        ClientSession(receive, send) as session,
+    ):
+        await session.initialize()
+        names = [tool.name for tool in (await session.list_tools()).tools]
+        return [names, *[await session.call_tool("classify", {"image": p}) for p in pictures]]
 
 
 @pytest.mark.slow
