@@ -11,7 +11,16 @@ from urllib.parse import unquote
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demo.quick import FileData, ImageData, ListFiles, gr, processing_utils, utils
+from demo.quick import (
+    FileData,
+    ImageData,
+    ListFiles,
+    gr,
+    processing_utils,
+    queueing,
+    route_utils,
+    utils,
+)
 from lib import images
 from lib.failures import Unreadable
 
@@ -128,6 +137,20 @@ async def _find_upload(url: str, cache_dir: str) -> str:
 processing_utils.async_ssrf_protected_download = _find_upload
 
 
+UNUSABLE = "This could not be answered. What each endpoint takes is listed at /?view=api"
+
+_error_payload = utils.error_payload
+
+
+def _told(error: BaseException | None, show_error: bool) -> dict[str, object]:
+    """Return what a visitor is told of an error: never its text, and never nothing."""
+    payload = _error_payload(error, show_error)
+    return payload if payload["error"] else payload | {"error": UNUSABLE}
+
+
+utils.error_payload = queueing.error_payload = _told
+
+
 class Guard:
     """Refuses what Gradio would still do for strangers, and endless bodies."""
 
@@ -135,7 +158,7 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with 403 or 413, or hand the request on."""
+        """Answer with 403, 404 or 413, or hand the request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -148,7 +171,11 @@ class Guard:
             message = f"at most {allowed:,} bytes are taken at once"
             await PlainTextResponse(message, 413)(scope, receive, send)
             return
-        await self.app(scope, _capped(receive, allowed), send)
+        try:
+            await self.app(scope, _capped(receive, allowed), send)
+        except route_utils.FnIndexInferError:
+            message = "there is no such endpoint; those there are stand at /?view=api"
+            await PlainTextResponse(message, 404)(scope, receive, send)
 
 
 def _announced_bytes(scope: Scope) -> int:

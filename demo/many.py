@@ -143,6 +143,7 @@ def _look_into(upload: Upload, found: Found, budget: _Budget) -> None:
     except Unreadable as error:
         found.refused.append(_refused(upload.name, error.code, error.message))
         return
+    n_before = len(found.pictures) + len(found.refused)
     for member in archive.infolist():
         name = f"{upload.name}/{member.filename}"
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
@@ -156,6 +157,8 @@ def _look_into(upload: Upload, found: Found, budget: _Budget) -> None:
             found.skipped[PurePosixPath(member.filename).suffix.lower() or "no ending"] += 1
         else:
             _add(found, Picture(name, lambda m=member: budget.read(archive, m)))
+    if len(found.pictures) + len(found.refused) == n_before:
+        found.refused.append(_refused(upload.name, "empty", "there is no picture in the archive"))
 
 
 def _open(data: bytes) -> zipfile.ZipFile:

@@ -28,7 +28,15 @@ def _no_source_files() -> Iterator[None]:
 
 with _no_source_files():
     import gradio as gr
-    from gradio import component_meta, mcp, processing_utils, tunneling, utils
+    from gradio import (
+        component_meta,
+        mcp,
+        processing_utils,
+        queueing,
+        route_utils,
+        tunneling,
+        utils,
+    )
     from gradio.components.file import ListFiles
     from gradio.data_classes import FileData, ImageData
 
@@ -41,6 +49,8 @@ __all__ = [
     "gr",
     "mcp",
     "processing_utils",
+    "queueing",
+    "route_utils",
     "tunneling",
     "utils",
 ]

@@ -196,13 +196,14 @@ def _shown(album: Album) -> tuple[object, ...]:
     choices += [(f"{label} ({n})", f"is {label}") for label, n in sorted(counts.items())]
     choices += [(f"Not sure ({n_unsure})", NOT_SURE)] if n_unsure else []
     table = [
-        [r.uri, r.label, round(r.score, 4), "yes" if r.confident else "no"]
+        [r.uri, r.label, round(r.score, 3), "yes" if r.confident else "no"]
         for r in outcome.predictions
     ]
+    is_any = bool(outcome.predictions)
     return (
-        gr.Radio(choices, value=ALL),
-        _pictures(album, ALL),
-        table,
+        gr.Radio(choices, value=ALL, visible=is_any),
+        gr.Gallery(_pictures(album, ALL), visible=is_any),
+        gr.Dataframe(table, visible=is_any),
         _unreadable(outcome),
         *_downloads(album),
         gr.Column(visible=True),
@@ -231,8 +232,9 @@ def _caption(row: Prediction) -> str:
 
 def _downloads(album: Album) -> list[gr.DownloadButton]:
     outcome, buttons = album.outcome, []
+    table = many.to_csv(outcome.predictions) if outcome.predictions else b""
     for name, data in (
-        ("predictions.csv", many.to_csv(outcome.predictions)),
+        ("predictions.csv", table),
         ("predictions.jsonl", many.to_jsonl(outcome.predictions)),
         ("errors.jsonl", many.to_jsonl(outcome.errors)),
     ):
@@ -259,7 +261,9 @@ def _meter(n_done: int, n_total: int) -> str:
 
 def _tally(outcome: Outcome) -> str:
     n_unsure = sum(not row.confident for row in outcome.predictions)
-    text = f"{len(outcome.predictions):,} classified, {n_unsure:,} of them not sure"
+    text = f"{len(outcome.predictions):,} classified"
+    if outcome.predictions:
+        text += f", {n_unsure:,} of them not sure"
     if outcome.errors:
         text += f"; {len(outcome.errors):,} unreadable"
     if outcome.skipped:

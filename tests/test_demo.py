@@ -392,6 +392,31 @@ def test_what_is_no_upload_is_refused_without_a_word_of_the_machine(
         assert not re.search(r"root:|Traceback|site-packages|\.py", refused.text)
 
 
+@pytest.mark.parametrize("inputs", [[], ["x.png"], [17], [[{"path": "x"}]], [True]])
+def test_what_is_of_the_wrong_kind_is_answered_with_a_sentence(
+    web: httpx.Client, inputs: list[object]
+) -> None:
+    for endpoint in ("classify", "classify_many"):
+        refused = call(web, endpoint, *inputs)
+        assert refused.status_code == 500
+        assert len(refused.json()["error"]) > 20
+
+
+def test_no_picture_is_no_answer_and_a_name_with_html_stays_a_name(web: httpx.Client) -> None:
+    assert call(web, "classify", None).json()["data"][0]["error"]["code"] == "empty"
+    nothing = {"predictions": [], "errors": [], "skipped": {}}
+    for files in ([], None):
+        assert call(web, "classify_many", files, None).json()["data"] == [nothing]
+    evil = "<img src=x onerror=alert(1)>.png"
+    answered = call(web, "classify", upload(web, encoded(), evil))
+    assert answered.headers["content-type"] == "application/json"
+    assert {model["uri"] for model in answered.json()["data"][0]["models"]} == {evil}
+
+
+def test_an_endpoint_that_is_not_there_is_404(web: httpx.Client) -> None:
+    assert call(web, "no_such_thing").status_code == 404
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -571,6 +596,21 @@ def test_only_so_many_pictures_are_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     found = many.find([Upload(f"{n}.png", b"") for n in range(5)])
     assert len(found.pictures) == 3
     assert [row.error["code"] for row in found.refused] == ["too_many"] * 2
+
+
+@pytest.mark.parametrize(
+    ("members", "skipped"), [({}, {}), ({"in/": b"", "a.txt": b"hello"}, {".txt": 1})]
+)
+def test_an_archive_without_a_picture_is_told_so(
+    shelf: Shelf, members: dict[str, bytes], skipped: dict[str, int]
+) -> None:
+    files = [Upload("a.zip", zipped(members))]
+    *_, last = tab_many.run(shelf, files, None, {}, tab_many.Go())
+    outcome = last[1].outcome
+    assert [row.error["code"] for row in outcome.errors] == ["empty"]
+    assert outcome.skipped == skipped
+    assert "0 classified; 1 unreadable" in last[0]
+    assert "there is no picture in the archive" in last[5]
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx"])
