@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import os
 import struct
 import threading
@@ -39,6 +40,10 @@ N_CORES = os.cpu_count() or 1
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the start of a formula."""
+
+_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_DAMAGES += (ArithmeticError, EOFError, LookupError, NotImplementedError, OSError, ValueError)
+"""What a damaged archive raises in one place or another."""
 
 Row = Prediction | ErrorRow
 
@@ -127,7 +132,7 @@ class _Budget:
             with self._lock, archive.open(member) as file:
                 data = file.read(min(images.MAX_BYTES, max(self.n_left, 0)) + 1)
                 self.n_left -= len(data)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except _DAMAGES as error:
             raise Unreadable("damaged", f"the archive is damaged here: {error}") from error
         except RuntimeError as error:
             raise Unreadable("locked", "the archive is locked with a password") from error
@@ -171,7 +176,7 @@ def _open(data: bytes) -> zipfile.ZipFile:
         raise Unreadable("too_large", message)
     try:
         return zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except _DAMAGES as error:
         raise Unreadable("damaged", f"the archive is damaged: {error}") from error
 
 

@@ -202,7 +202,7 @@ def find(root: str) -> Plan | None:
     """
     uri = storage.join(root, "plan.json")
     try:
-        fields = records.parse_object(patience.read(uri), uri)
+        fields = records.parse_file(patience.read(uri), uri)
     except storage.Missing:
         return None
     try:
@@ -315,7 +315,13 @@ def _shard_images(plan: Plan, root: str, index: int) -> list[Image]:
     data = patience.read(uri)
     if _digest(data) != plan.shards[index]:
         raise Broken(f"{uri}: damaged, it is not the file that the plan names (SHA-256 differs)")
-    return [Image(**records.parse_object(line, uri)) for line in data.splitlines()]
+    try:
+        images = [Image(**records.parse_object(line, uri)) for line in data.splitlines()]
+    except TypeError as error:
+        raise Broken(f"{uri}: damaged, a field is missing or unknown ({error})") from error
+    if len(images) != shard_size(plan, index):
+        raise Broken(f"{uri}: must have {shard_size(plan, index)} images. Received: {len(images)}")
+    return images
 
 
 def _is_included(key: str, include: Sequence[str]) -> bool:

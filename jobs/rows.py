@@ -65,9 +65,22 @@ class Rows:
             Broken: the bytes are no such part.
         """
         try:
-            return [kind(**fields) for fields in _READERS[self.format](kind, data, where)]
+            return [_row(kind, fields) for fields in _READERS[self.format](kind, data, where)]
         except _DAMAGES as error:
-            raise Broken(f"{where}: damaged, a row cannot be read ({error})") from error
+            told = " ".join(str(error).split())
+            raise Broken(f"{where}: damaged, a row cannot be read ({told})") from error
+
+
+def _row(kind: type[Row], fields: Mapping[str, Any]) -> Row:
+    row = kind(**fields)
+    if isinstance(row, ErrorRow):
+        texts = (row.uri, row.etag, row.error["code"], row.error["message"])
+        is_sound = all(isinstance(text, str) for text in texts)
+    else:
+        is_sound = row.score == row.scores[row.label] == max(row.scores.values())
+    if not is_sound:
+        raise ValueError(f"it contradicts itself: {row.uri}")
+    return row
 
 
 # ---- JSONL ------------------------------------------------------------------------------------

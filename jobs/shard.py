@@ -48,12 +48,15 @@ def find_done(root: str, index: int) -> Done | None:
     """
     uri = plan.done_uri(root, index)
     try:
-        fields = records.parse_object(patience.read(uri), uri)
-        return Done(**fields | {"counts": Counts(**fields["counts"])})
+        fields = records.parse_file(patience.read(uri), uri)
+        done = Done(**fields | {"counts": Counts(**fields["counts"])})
     except storage.Missing:
         return None
     except (KeyError, TypeError) as error:
         raise Broken(f"{uri}: damaged, a field is missing or unknown ({error})") from error
+    if done.shard != index:
+        raise Broken(f"{uri}: must be the counts of shard {index}. Received: {done.shard}")
+    return done
 
 
 def run(

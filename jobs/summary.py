@@ -61,7 +61,7 @@ def find(root: str) -> Summary | None:
         Broken: it is damaged.
     """
     try:
-        fields = records.parse_object(patience.read(uri(root)), uri(root))
+        fields = records.parse_file(patience.read(uri(root)), uri(root))
         return Summary(**fields | {"drift": Drift(**fields["drift"])})
     except storage.Missing:
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,14 @@ from lib.failures import Broken
 
 FORMAT = 1
 """The version of the JSON written here; a reader refuses any other."""
+
+SEAL = "seal"
+"""The last field of every JSON file: SHA-256, in hex, of all others, so that no damage is believed.
+
+Take it out of a card to change the card by hand; no other file may be without."""
+
+MAX_SIZE_PX = 2048
+"""The largest square that a model may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +126,43 @@ def to_line(record: Any) -> bytes:
 
 
 def to_file(record: Any) -> bytes:
-    """Return a record as a JSON file that a person can read."""
-    return to_json(record, indent=2).encode() + b"\n"
+    """Return a record as a JSON file that a person can read, sealed."""
+    seal = _seal(json.loads(to_json(record)))
+    text = to_json(record, indent=2).removesuffix("\n}")
+    return f'{text},\n  "{SEAL}": "{seal}"\n}}\n'.encode()
+
+
+def _seal(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def parse_file(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the fields of a sealed JSON file; `where` names it if it is damaged.
+
+    Raises:
+        Broken: it is not what was written.
+    """
+    fields = parse_object(text, where)
+    if SEAL not in fields:
+        raise Broken(f"{where}: damaged, it has no {SEAL}")
+    return _unsealed(fields, where)
+
+
+def _unsealed(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    seal = fields.pop(SEAL)
+    if seal != _seal(fields):
+        raise Broken(f"{where}: damaged, it is not what was written (its {SEAL} differs)")
+    return fields
+
+
+def is_plain(name: object) -> bool:
+    """Return whether a name is one step of a path and can lead nowhere else."""
+    return (
+        isinstance(name, str)
+        and bool(name)
+        and not name.startswith(".")
+        and not any(c in "/\\" or not c.isprintable() for c in name)
+    )
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
@@ -128,7 +173,7 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Broken(f"{where}: damaged, it is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise Broken(f"{where}: damaged, a JSON object is expected. Received: {value!r:.60}")
@@ -142,6 +187,8 @@ def parse_card(text: str | bytes, where: str) -> Card:
         Broken: the card is damaged, of another format, or contradicts itself.
     """
     fields = parse_object(text, where)
+    if SEAL in fields:
+        fields = _unsealed(fields, where)
     if fields.get("format") != FORMAT:
         raise Broken(f"{where}: format must be {FORMAT}. Received: {fields.get('format')!r}")
     try:
@@ -163,24 +210,30 @@ def parse_card(text: str | bytes, where: str) -> Card:
 
 
 def _check_card(card: Card, where: str) -> None:
-    texts = (card.name, card.version, *card.classes)
-    if not all(isinstance(text, str) and text for text in texts):
-        raise Broken(f"{where}: name, version and classes must be text. Received: {texts}")
+    objects = ("metrics", "data", "sessions", "config", "libraries", "files")
+    if not all(isinstance(getattr(card, name), dict) for name in objects):
+        raise Broken(f"{where}: {', '.join(objects)} must be objects")
+    if not all(map(is_plain, (card.name, card.version, *card.files))):
+        names = (card.name, card.version, *card.files)
+        raise Broken(f"{where}: name, version and files must be plain names. Received: {names}")
+    if not all(isinstance(name, str) and name for name in card.classes):
+        raise Broken(f"{where}: classes must be text. Received: {card.classes}")
     if len(set(card.classes)) != len(card.classes) or len(card.classes) < 2:
         raise Broken(
             f"{where}: classes must be at least 2, all different. Received: {card.classes}"
         )
-    if not 0 <= card.threshold <= 1 or not card.temperature > 0:
+    if not 0 <= card.threshold <= 1 or not 0 < card.temperature < math.inf:
         raise Broken(
             f"{where}: threshold must be 0 to 1 and temperature above 0. "
             f"Received: {card.threshold}, {card.temperature}"
         )
-    if card.image.resize != "fit" or not isinstance(card.image.size_px, int):
+    size_px = card.image.size_px
+    is_size = isinstance(size_px, int) and 0 < size_px <= MAX_SIZE_PX
+    if card.image.resize != "fit" or not is_size:
         raise Broken(
-            f"{where}: the resize rule must be fit at a whole size. Received: {card.image}"
+            f"{where}: the resize rule must be fit at a whole size, 1 to {MAX_SIZE_PX}. "
+            f"Received: {card.image}"
         )
-    if not isinstance(card.files, dict) or not isinstance(card.metrics, dict):
-        raise Broken(f"{where}: files and metrics must be objects")
 
 
 def prediction(uri: str, etag: str, card: Card, scores: list[float]) -> Prediction:

@@ -161,7 +161,7 @@ def claim(registry: str, run: str, owner: str) -> bool:
     try:
         storage.create(uri, records.to_file(Claim(owner, _now())))
     except storage.AlreadyThere:
-        return records.parse_object(storage.read(uri).data, uri).get("owner") == owner
+        return records.parse_file(storage.read(uri).data, uri).get("owner") == owner
     return True
 
 
@@ -224,7 +224,7 @@ def _pointer(model: str) -> tuple[Champion, str] | None:
         blob = storage.read(uri)
     except storage.Missing:
         return None
-    fields = records.parse_object(blob.data, uri)
+    fields = records.parse_file(blob.data, uri)
     try:
         found = Champion(**fields)
         stack = found.stack
@@ -232,4 +232,6 @@ def _pointer(model: str) -> tuple[Champion, str] | None:
         raise Broken(f"{uri}: damaged, a field is missing or wrong ({error})") from error
     if found.format != records.FORMAT or stack[-1:] != [found.version]:
         raise Broken(f"{uri}: damaged, it is not of format {records.FORMAT} or contradicts itself")
+    if not all(map(records.is_plain, stack)):
+        raise Broken(f"{uri}: damaged, a version must be a plain name. Received: {stack}")
     return found, blob.etag

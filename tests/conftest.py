@@ -13,9 +13,24 @@ import pytest
 
 from jobs import train
 from lib import samples
+from tests.weed import seaweedfs
 
 BACKBONE = str(train.SHIPPED)
 """Where trainings of the tests start: no network is needed."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of storage and batch runs be repeated against a second S3."""
+    told = "the S3 of the tests (default: %(default)s)"
+    parser.addoption("--s3", choices=("moto", "seaweedfs"), default="moto", help=told)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what the S3 of this run cannot do, with the reason."""
+    for item in items:
+        for mark in item.iter_markers("only_on"):
+            if mark.args[0] != config.option.s3:
+                item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} alone: {mark.args[1]}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,8 +42,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The URL of an emulated AWS, one for the whole session."""
+def s3_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of an emulated AWS, or of another S3, one for the whole session."""
+    if request.config.option.s3 == "seaweedfs":
+        with seaweedfs(tmp_path_factory.mktemp("store") / "weed") as (url, _):
+            yield url
+        return
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -61,10 +82,19 @@ def _s3_client(s3_server: str) -> Any:
 
 
 @pytest.fixture
-def s3(aws_settings: None, s3_server: str, _s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A boto3 client of an emulated S3 that holds one empty bucket, `photos`."""
+def s3(
+    aws_settings: None,
+    s3_server: str,
+    _s3_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    pytestconfig: pytest.Config,
+) -> Any:
+    """A boto3 client of an S3 that holds one empty bucket, `photos`."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    urllib.request.urlopen(f"{s3_server}/moto-api/reset", data=b"").close()
+    if pytestconfig.option.s3 == "moto":
+        urllib.request.urlopen(f"{s3_server}/moto-api/reset", data=b"").close()
+    for bucket in _s3_client.list_buckets()["Buckets"]:
+        _s3_client.delete_bucket(Bucket=bucket["Name"])  # SeaweedFS empties it, too
     _s3_client.create_bucket(Bucket="photos")
     return _s3_client
 

@@ -21,6 +21,7 @@ def make_version(folder: Path, source: Path, version: str, **changes: object) ->
     """Write a sound bundle that differs from `source` in its card alone."""
     shutil.copytree(source, folder)
     card = json.loads((folder / bundle.CARD).read_text("utf-8"))
+    card.pop("seal", None)
     (folder / bundle.CARD).write_text(json.dumps(card | {"version": version} | changes), "utf-8")
     return folder
 

@@ -15,18 +15,13 @@ import io
 import json
 import os
 import secrets
-import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +30,7 @@ from PIL import Image
 
 from lib import bundle, images, registry, samples, storage
 from tests.proxy import Proxy
+from tests.weed import KEY, seaweedfs
 
 N_PNG = 1380
 N_DRAWN = 96
@@ -74,7 +70,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, seaweedfs(Path(folder) / "weed") as (url, pid):
         os.environ |= {
-            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY,
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
         model = registry.resolve(str(Path(asked.model).resolve()))
@@ -85,61 +81,6 @@ def main() -> None:
 
 
 # ---- The store and what is in it --------------------------------------------------------------
-
-
-@contextmanager
-def seaweedfs(folder: Path) -> Iterator[tuple[str, int]]:
-    """Start SeaweedFS and yield the URL of its S3 and its process id."""
-    folder.mkdir()
-    (folder / "s3.json").write_text(
-        json.dumps({"identities": [{
-            "name": "any", "credentials": [{"accessKey": "any", "secretKey": "any"}],
-            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-        }]})
-    )  # fmt: skip
-    s3, master, volume, filer, admin = free_ports(5)
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    server = subprocess.Popen(
-        [weed or "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-         "-master.telemetry=false", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-         "-webdav=false", "-admin.ui=false", f"-master.port={master}", f"-volume.port={volume}",
-         f"-filer.port={filer}", f"-admin.port={admin}", f"-s3.config={folder / 's3.json'}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for(f"http://127.0.0.1:{s3}/healthz")
-        yield f"http://127.0.0.1:{s3}", server.pid
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
-
-
-def free_ports(n_ports: int) -> list[int]:
-    """Return ports that nobody uses, low enough for SeaweedFS to add 10,000 for gRPC."""
-    found = []
-    for port in range(18_000 + os.getpid() % 1000, 40_000, 7):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == n_ports:
-            break
-    return found
-
-
-def wait_for(url: str) -> None:
-    """Wait until something answers at `url`."""
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(url).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"nothing answers at {url}")
 
 
 def fill(bench: Bench) -> None:
