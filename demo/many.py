@@ -152,7 +152,7 @@ def _look_into(upload: Upload, found: Found, budget: _Budget) -> None:
     for member in archive.infolist():
         name = f"{upload.name}/{member.filename}"
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if member.is_dir():
+        if member.filename.endswith("/"):  # is_dir() fails where a damaged name is empty
             continue
         if ".." in parts or member.filename.startswith(("/", "\\")):
             found.refused.append(_refused(name, "unsafe_name", "the name leads out of the archive"))

@@ -162,7 +162,7 @@ def _why_no_tunnel() -> str:
 
 def _address(page: gr.Blocks) -> str:
     """Return the address under which a phone in the same network finds the page."""
-    if page.server_name not in ("0.0.0.0", "::"):
+    if page.server_name not in ("0.0.0.0", "::"):  # nosec B104
         return page.local_url
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(
