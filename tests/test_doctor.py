@@ -47,7 +47,8 @@ def examined(
 ) -> doctor.Checkup:
     found = photos.Photos(examples, 0, Counter(ignored or {}))
     shown = pixels(len(examples)) if shown is None else shown
-    return doctor.examine(found, shown, examples, unreadable)
+    digests = [hashlib.sha256(image).hexdigest() for image in shown]
+    return doctor.examine(found, digests, examples, unreadable)
 
 
 def test_a_clean_data_set_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +289,7 @@ def test_extra_copies_of_measured_images_are_not_learned_from(album: Path, tmp_p
     extra = shutil.copytree(album, tmp_path / "extra")
     found = photos.find([str(album)], [str(extra)])
     loaded = dataset.load(found.examples, found.classes, ImageRule(size_px=32))
-    checkup = doctor.examine(found, loaded.images, loaded.examples, [])
+    checkup = doctor.examine(found, loaded.digests, loaded.examples, [])
     kept = loaded.only(checkup.rows)
     assert {example.source for example in kept.examples} == {str(album)}
     assert len(kept) == 36
@@ -374,7 +375,7 @@ def test_pixels_stay_with_their_names_when_some_are_left_out(learned: Learned) -
 
     found = photos.find([str(learned.album)])
     loaded = dataset.load(found.examples, found.classes, ImageRule(size_px=64))
-    kept = loaded.only(doctor.examine(found, loaded.images, loaded.examples, []).rows)
+    kept = loaded.only(doctor.examine(found, loaded.digests, loaded.examples, []).rows)
     assert len(kept) == len(loaded) - 3
     for shown, label, example in zip(kept.images, kept.labels, kept.examples, strict=True):
         expected = images.decode(Path(example.uri).read_bytes(), ImageRule(size_px=64))
