@@ -19,6 +19,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from lib import registry
+
 ROOT = Path(__file__).parents[1]
 
 LINES = [
@@ -143,12 +145,12 @@ SECRETS = {
 
 
 @pytest.fixture
-def marked(s3: Any, hands: Path, trained: Path, tmp_path: Path) -> dict[str, str]:
+def marked(s3: Any, hands: Path, tmp_path: Path) -> dict[str, str]:
     """An environment whose every secret has a mark, and a bucket with photos and models."""
     for path in hands.rglob("*.png"):
         s3.upload_file(str(path), "photos", f"hands/{path.relative_to(hands)}")
-    for path in trained.rglob("*.*"):
-        s3.upload_file(str(path), "photos", f"registry/{path.relative_to(trained)}")
+    registry.publish("s3://photos/registry", ROOT / "demo" / "models" / "cnn", "cnn", "v1")
+    registry.promote("s3://photos/registry", "cnn", "v1", "it ships")
     return {
         **os.environ,
         **SECRETS,
