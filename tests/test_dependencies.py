@@ -231,6 +231,6 @@ def test_no_secret_is_printed_or_stored_by_the_demo(
                 check_unmarked(str(told.url), told.content)
         finally:
             page.send_signal(signal.SIGTERM)
-            page.wait(30)
+            page.wait(120)
     for name, data in written(s3, tmp_path):
         check_unmarked(name, data)
