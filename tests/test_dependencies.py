@@ -118,8 +118,8 @@ def test_everything_imported_is_required_and_everything_required_is_used() -> No
     assert unused == set(NOT_IMPORTED)
 
 
-OPTIONAL = {"torch", "timm", "ray"}
-"""What benchmarks compare with where somebody installed it; never required."""
+OPTIONAL = {"mcp", "torch", "timm", "ray"}
+"""What is tried or compared with where somebody installed it; never required."""
 
 
 @pytest.mark.parametrize("name", INSTALLED)
