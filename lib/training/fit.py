@@ -40,9 +40,9 @@ class Recipe:
     patience_epochs: int = 3
     """Epochs without a lower validation loss before it stops; the best weights are restored."""
 
-    n_views: int = 12
+    n_views: int = 6
     """Views of each image, the image itself among them, that the top learns from."""
-    top_rate: float = 1e-3
+    top_rate: float = 3e-3
     """Adam's highest rate while the top learns; it rises at first and falls by half a cosine."""
     top_epochs: int = 12
     views_per_epoch: int = 3
@@ -173,7 +173,7 @@ class Student:
         batches = ActivationBatches(
             looked,
             train,
-            batch_size=64,
+            batch_size=128,
             seed=self.recipe.seed,
             views_per_epoch=self.recipe.views_per_epoch,
         )
