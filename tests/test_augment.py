@@ -12,7 +12,7 @@ from lib import samples
 from lib.records import Example
 from lib.training import activations, augment
 from lib.training.activations import ActivationBatches, Looked
-from lib.training.dataset import Batches, Dataset, shrunk
+from lib.training.dataset import Batches, Dataset
 from lib.training.fit import Recipe
 
 LIMITS = (augment.LIMITS, augment.NEAR_LIMITS)
@@ -139,5 +139,6 @@ def test_every_epoch_shows_each_image_once_in_another_order() -> None:
 
 def test_shrinking_takes_the_mean_of_each_square() -> None:
     pixels = np.array([[0, 10], [20, 30]], np.uint8).repeat(3).reshape(1, 2, 2, 3)
-    assert shrunk(pixels, 2).tolist() == [[[[15, 15, 15]]]]
-    assert shrunk(pixels, 1) is pixels
+    whole = Dataset(pixels, np.zeros(1, np.int64), [], [])
+    assert whole.shrunk(2).images.tolist() == [[[[15, 15, 15]]]]
+    assert whole.shrunk(1) is whole

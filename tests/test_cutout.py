@@ -145,3 +145,18 @@ def test_batches_put_the_objects_of_their_images_elsewhere() -> None:
     assert seen[90] is None
     np.testing.assert_array_equal(seen[200], cutout.mask(images[0]))
     assert dataset.mask(0) is dataset.mask(0)
+
+
+@pytest.mark.parametrize("by", [2, 4])
+def test_an_object_is_looked_for_in_the_large_image_and_cut_out_of_the_small_one(by: int) -> None:
+    image = disc(50, EVEN)
+    small = Dataset(image[None], np.zeros(1, np.int64), [], []).shrunk(by)
+    mask = small.mask(0)
+    np.testing.assert_array_equal(mask, cutout.mask(image))
+    views = [
+        augment.view(small.images[0], np.random.default_rng(s), ONLY_MOVED, mask).astype(int)
+        for s in range(30)
+    ]
+    inside, above = np.s_[90 // by : 134 // by, 90 // by : 134 // by], np.s_[: 40 // by]
+    assert max(np.abs(view[inside] - (200, 40, 40)).max() for view in views) <= 2
+    assert np.median([np.abs(view[above] - 90).mean() for view in views]) > 20

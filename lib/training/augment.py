@@ -20,6 +20,9 @@ GREY = np.array([[0.299, 0.587, 0.114]] * 3)
 SHARPER = [min(max(4 * (value - cutout.OUTLINE) + 128, 0), 255) for value in range(256)]
 """The table that takes a mask between whose values lie four pixels to an outline about one wide."""
 
+RELIEF_PX = 56
+"""The least width at which the slope of an outline is taken; a larger one is reduced first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -104,7 +107,8 @@ def view(
     """Return another view of an image; the same generator state gives the same view.
 
     Args:
-        mask: where the object is, as `cutout.mask` tells it; without one it stays where it is.
+        mask: where the object is, as `cutout.mask` tells it of the image, or of a larger one that
+            the image is made from; without one it stays where it is.
     """
     image = _moved(image, random, limits, mask)
     for change in (_tone, _colour, _shade, _blur, _grain, _erase):
@@ -140,7 +144,8 @@ def _elsewhere(
 ) -> np.ndarray:
     """Put the object before another background, in another light than that."""
     size = image.shape[1], image.shape[0]
-    where = _extended(mask, matrix / cutout.REDUCTION, size).point(SHARPER)
+    reduction = round(image.shape[1] / mask.shape[1])
+    where = _extended(mask, matrix / reduction, size).point(SHARPER)
     colours = _colour_matrix(random, limits) * _factor(random, limits.contrast)
     offset = np.full(3, 255 * random.uniform(-limits.brightness, limits.brightness))
     flat = np.column_stack([colours, offset]).ravel().tolist()
@@ -158,7 +163,8 @@ def _relief(where: Image.Image, random: np.random.Generator, limits: Limits) -> 
 
     The slope of its blurred outline stands in for its own.
     """
-    outline = where.reduce(4).filter(ImageFilter.BoxBlur(random.uniform(1.5, 6)))
+    reduced = where.reduce(max(1, where.width // RELIEF_PX))
+    outline = reduced.filter(ImageFilter.BoxBlur(random.uniform(1.5, 6)))
     height = np.pad(np.asarray(outline, np.float32), 1, mode="edge")
     angle = random.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * (height[1:-1, 2:] - height[1:-1, :-2])

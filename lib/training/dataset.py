@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,7 @@ class Dataset:
     unreadable: list[ErrorRow]
     looked: dict[str, tuple[str, Any]] = field(default_factory=dict, init=False, repr=False)
     _masks: dict[int, np.ndarray | None] = field(default_factory=dict, init=False, repr=False)
+    _larger: Dataset | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +57,8 @@ class Dataset:
 
     def mask(self, row: int) -> np.ndarray | None:
         """Return where the object of an image is, as `cutout.mask` does; found once, then kept."""
+        if self._larger:
+            return self._larger.mask(row)
         if row not in self._masks:
             self._masks[row] = cutout.mask(self.images[row])
         return self._masks[row]
@@ -68,6 +71,21 @@ class Dataset:
         examples = [self.examples[row] for row in rows]
         pixels, labels = _packed(self.images, rows), self.labels[rows]
         return Dataset(pixels, labels, examples, self.taken_s[rows], self.unreadable)
+
+    def shrunk(self, by: int) -> Dataset:
+        """Return the same images, each square of `by` pixels a side as its mean.
+
+        Where their objects are is looked for in the larger ones.
+        """
+        if by == 1:
+            return self
+        n, height, width, _ = self.images.shape
+        with tempfile.TemporaryFile() as file:
+            small = np.memmap(file, np.uint8, "w+", shape=(n, height // by, width // by, 3))
+        for row, image in enumerate(self.images):
+            squares = image.reshape(height // by, by, width // by, by, 3)
+            small[row] = squares.mean((1, 3), dtype=np.float32).round()
+        return replace(self, images=small, _larger=self)
 
 
 def load(examples: Sequence[Example], classes: Sequence[str], rule: ImageRule) -> Dataset:
@@ -121,7 +139,6 @@ class Batches(keras.utils.PyDataset):
         rows: which rows of the dataset, int (n,).
         change: a function of one image, uint8 (H, W, 3), a random generator, and `mask`, which
             tells where the image's object is.
-        shrink: each square of so many pixels a side becomes their mean.
     """
 
     def __init__(
@@ -132,7 +149,6 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int,
         change: Callable[..., np.ndarray] | None = None,
-        shrink: int = 1,
     ) -> None:
         super().__init__(workers=1)
         self._dataset = dataset
@@ -140,7 +156,6 @@ class Batches(keras.utils.PyDataset):
         self._batch_size = batch_size
         self._seed = seed
         self._change = change
-        self._shrink = shrink
         self._epoch = -1
         self.on_epoch_begin()
 
@@ -156,18 +171,9 @@ class Batches(keras.utils.PyDataset):
             pixels = np.stack(
                 [self._change(x, random, mask=m) for x, m in zip(pixels, masks, strict=True)]
             )
-        return shrunk(pixels, self._shrink), self._dataset.labels[rows]
+        return pixels, self._dataset.labels[rows]
 
     def on_epoch_begin(self) -> None:
         """Draw the next order."""
         self._epoch += 1
         self._order = np.random.default_rng((self._seed, self._epoch)).permutation(self._rows)
-
-
-def shrunk(pixels: np.ndarray, by: int) -> np.ndarray:
-    """Return images, uint8 (N, H, W, 3), with each square of `by` pixels a side as its mean."""
-    if by == 1:
-        return pixels
-    n, height, width, _ = pixels.shape
-    squares = pixels.reshape(n, height // by, by, width // by, by, 3)
-    return squares.mean((2, 4), dtype=np.float32).round().astype(np.uint8)

@@ -23,6 +23,23 @@ NOBODY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the small CNN's training, on images of one size."""
+
+    name: str
+    shrink: int
+    """Each square of so many pixels a side becomes one."""
+    rate: float
+    """Adam's highest rate; it rises at first and falls by half a cosine."""
+    batch_size: int
+    epochs: int
+    n_views: int
+    """Fewer epochs where they would show more views than this, but never less than one."""
+    learns: str = "all"
+    """`all`, or `convolutions`, while the dense layers stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The numbers behind a training; written in the card."""
 
@@ -57,11 +74,15 @@ class Recipe:
 
     new_rate: float = 1e-3
     """Adam's highest rate for a network that starts from nothing."""
-    half_epochs: int = 16
-    """Epochs of the small CNN on images of half the size: a quarter of the work, and it finds what
-    a whole image of the same hand has in common sooner."""
-    cnn_epochs: int = 4
-    """Epochs at full size after that."""
+    new_epochs: int = 16
+    """Epochs of a MobileNetV2 that starts from nothing."""
+    stages: tuple[Stage, ...] = (
+        Stage("quarter size", 4, 2e-3, 64, epochs=120, n_views=100_000),
+        Stage("half size", 2, 1e-3, 64, epochs=24, n_views=20_000),
+        Stage("whole size", 1, 3e-3, 16, epochs=14, n_views=12_000, learns="convolutions"),
+    )
+    """Of the small CNN. On small images it sees whole objects, not their texture, learns faster and
+    generalises better; on large ones its convolutions then learn to tell it the same."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,7 @@ class Student:
             return self._learn_cnn(train, validation, n_epochs)
         model = models.mobilenet(self.n_classes, self._size_px, self.start)
         if self.start == "none":
-            return self._learn_images(model, train, validation, self.recipe.half_epochs)
+            return self._learn_images(model, train, validation, self.recipe.new_epochs)
         if self.recipe.depth == "frozen":
             return self._learn_head(model, train, validation, n_epochs)
         learned = self._learn_top(model, train, validation)
@@ -140,16 +161,37 @@ class Student:
     def _learn_cnn(
         self, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
     ) -> Learned:
-        model = models.cnn(self.n_classes, self._size_px)
         if self.recipe.depth == "frozen":
+            model = models.cnn(self.n_classes, self._size_px)
             batches = Batches(self.dataset, train, batch_size=32, seed=self.recipe.seed)
             watched = Batches(self.dataset, validation, batch_size=64, seed=0)
             return self._until_it_stops(model, "all", batches, watched, n_epochs)
-        half = models.cnn(self.n_classes, self._size_px // 2)
-        first = self._learn_images(half, train, validation, self.recipe.half_epochs, shrink=2)
-        models.transplant(half, model)
-        then = self._learn_images(model, train, validation, self.recipe.cnn_epochs)
-        return Learned(model, first.history + then.history, then.n_epochs)
+        history: list[dict[str, Any]] = []
+        grown: list[keras.Model] = []
+        for stage in self.recipe.stages:
+            grown.append(models.cnn(self.n_classes, self._size_px // stage.shrink))
+            if history:
+                models.transplant(*grown[-2:])
+            history += self._learn_stage(grown[-1], stage, train, validation)
+        return Learned(grown[-1], history, len(history))
+
+    def _learn_stage(
+        self, model: keras.Model, stage: Stage, train: np.ndarray, validation: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Train the small CNN on a new view of each image in every epoch."""
+        dataset = self.dataset.shrunk(stage.shrink)
+        batches = Batches(
+            dataset,
+            train,
+            batch_size=stage.batch_size,
+            seed=self.recipe.seed,
+            change=partial(augment.view, limits=augment.NEAR_LIMITS),
+        )
+        watched = Batches(dataset, validation, batch_size=64, seed=0)
+        n_epochs = min(stage.epochs, max(1, stage.n_views // len(train)))
+        if stage.learns == "convolutions":
+            models.freeze_dense(model)
+        return self._for_epochs(model, stage.name, batches, watched, stage.rate, n_epochs)
 
     def _learn_head(
         self, model: keras.Model, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
@@ -188,29 +230,15 @@ class Student:
         return Learned(model, history, n_epochs)
 
     def _learn_images(
-        self,
-        model: keras.Model,
-        train: np.ndarray,
-        validation: np.ndarray,
-        n_epochs: int,
-        shrink: int = 1,
+        self, model: keras.Model, train: np.ndarray, validation: np.ndarray, n_epochs: int
     ) -> Learned:
         """Train every layer that may learn on a new view of each image in every epoch."""
-        is_cnn = self.name == "cnn"
-        limits = augment.NEAR_LIMITS if is_cnn else augment.LIMITS
         batches = Batches(
-            self.dataset,
-            train,
-            batch_size=32,
-            seed=self.recipe.seed,
-            change=partial(augment.view, limits=limits),
-            shrink=shrink,
+            self.dataset, train, batch_size=32, seed=self.recipe.seed, change=augment.view
         )
-        watched = Batches(self.dataset, validation, batch_size=64, seed=0, shrink=shrink)
-        from_nothing = is_cnn or self.start == "none"
-        rate = self.recipe.new_rate if from_nothing else self.recipe.all_rate
-        stage = "all" if shrink == 1 else "half size"
-        history = self._for_epochs(model, stage, batches, watched, rate, n_epochs)
+        watched = Batches(self.dataset, validation, batch_size=64, seed=0)
+        rate = self.recipe.new_rate if self.start == "none" else self.recipe.all_rate
+        history = self._for_epochs(model, "all", batches, watched, rate, n_epochs)
         return Learned(model, history, n_epochs)
 
     def _after(self, model: keras.Model, layer: str) -> keras.Model:

@@ -53,18 +53,19 @@ def cnn(n_classes: int, size_px: int) -> keras.Model:
     return keras.Model(images, layers.Dense(n_classes, name="logits")(x), name="cnn")
 
 
-def transplant(half: keras.Model, model: keras.Model) -> None:
-    """Give the small CNN what it learned on images of half the size.
+def transplant(small: keras.Model, model: keras.Model) -> None:
+    """Give the small CNN what it learned on images several times smaller.
 
-    The convolutions are the same. Where the first dense layer had one place, it now has four, each
-    with a quarter of the weight.
+    The convolutions are the same. Where the first dense layer had one place, it now has a square of
+    them, which share its weight.
     """
-    for layer in half.layers:
+    for layer in small.layers:
         values = layer.get_weights()
         if layer.name == "dense1":
-            side = half.get_layer("last_map").output.shape[1]
+            side = small.get_layer("last_map").output.shape[1]
+            times = model.get_layer("last_map").output.shape[1] // side
             kernel = values[0].reshape(side, side, -1, values[0].shape[1])
-            kernel = kernel.repeat(2, axis=0).repeat(2, axis=1) / 4
+            kernel = kernel.repeat(times, axis=0).repeat(times, axis=1) / times**2
             values = [kernel.reshape(-1, kernel.shape[-1]), values[1]]
         model.get_layer(layer.name).set_weights(values)
 
@@ -157,6 +158,12 @@ def unfreeze(model: keras.Model, after: str | None = None) -> None:
     for layer in model.layers:
         layer.trainable = learning and not isinstance(layer, layers.BatchNormalization)
         learning = learning or layer.name == after
+
+
+def freeze_dense(model: keras.Model) -> None:
+    """Let only convolutions learn."""
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, layers.Dense)
 
 
 def round_weights(model: keras.Model) -> None:
