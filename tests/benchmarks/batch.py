@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from lib import bundle, images, registry, samples, storage
+from tests.benchmarks.told import tell
 from tests.proxy import Proxy
 from tests.weed import KEY, seaweedfs
 
@@ -166,11 +167,9 @@ def plain(bench: Bench, source: str) -> tuple[Ran, float, float]:
     return ran_, (n_images - 32) / (last_s - first_s), first_s
 
 
-def tell(what: str, value: float, wanted: str, others: float, more: str = "") -> None:
-    """Print one measurement."""
-    print(
-        f"{what}: {value:.2f} (wanted {wanted}; others had {others:.1f} cores) {more}", flush=True
-    )
+def had(others: float) -> str:
+    """Return how much of the machine other processes had."""
+    return f"others had {others:.1f} cores"
 
 
 # ---- Measurements -----------------------------------------------------------------------------
@@ -188,9 +187,11 @@ def against_plain(bench: Bench, source: str, name: str) -> None:
     rows.sort(key=lambda row: row[0])
     whole, steady, ours, rate, theirs, their_rate = rows[len(rows) // 2]
     figures = f"{N_PNG / theirs.wall_s:.0f} and {N_PNG / ours.wall_s:.0f} images/s"
-    tell(f"{name}, plain script ÷ job, whole process", whole, "≥ 8", ours.others, figures)
+    tell(
+        f"{name}, plain script ÷ job, whole process", whole, "≥ 8", f"{figures}; {had(ours.others)}"
+    )
     figures = f"{their_rate:.0f} and {rate:.0f} images/s"
-    tell(f"{name}, the same without their start", steady, "-", theirs.others, figures)
+    tell(f"{name}, the same without their start", steady, more=figures)
 
 
 def from_bucket(bench: Bench) -> None:
@@ -240,7 +241,7 @@ def parts(bench: Bench) -> None:
     for name, pairs in shares.items():
         of_all, of_ours = (statistics.median(pair) for pair in zip(*pairs, strict=True))
         more = f"{of_ours:.2f} of the cores that were left; {costs_ms}"
-        tell(f"{name}, of what the parts allow", of_all, "≥ 0.8", others, more)
+        tell(f"{name}, of what the parts allow", of_all, "≥ 0.8", f"{more}; {had(others)}")
 
 
 def timed(work: Callable[[], list]) -> tuple[float, list]:
@@ -265,7 +266,7 @@ def big_jpeg(bench: Bench) -> None:
     for _ in range(4 * bench.repeats):
         theirs_s, ours_s = timed(whole)[0], timed(lambda: [images.decode(data, rule)])[0]
         ratios.append(theirs_s / ours_s)
-    tell("12 MP JPEG, decode without draft ÷ with", statistics.median(ratios), "≥ 4", 0)
+    tell("12 MP JPEG, decode without draft ÷ with", statistics.median(ratios), "≥ 4")
 
 
 def first_row(bench: Bench) -> None:
@@ -280,8 +281,7 @@ def first_row(bench: Bench) -> None:
         "start to first row, job ÷ plain",
         share,
         "≤ 0.2",
-        others,
-        f"{ours_s:.2f} and {theirs_s:.2f} s",
+        f"{ours_s:.2f} and {theirs_s:.2f} s; {had(others)}",
     )
 
 
@@ -297,7 +297,7 @@ def latency(bench: Bench) -> None:
         ratios.append((rates[1] / rates[0], *rates, ours.others))
     ratio, without, slow, others = sorted(ratios)[len(ratios) // 2]
     figures = f"{slow:.0f} and {without:.0f} images/s"
-    tell("throughput with 50 ms ÷ without", ratio, "≥ 0.9", others, figures)
+    tell("throughput with 50 ms ÷ without", ratio, "≥ 0.9", f"{figures}; {had(others)}")
 
 
 def memory(bench: Bench) -> None:
@@ -312,12 +312,12 @@ def memory(bench: Bench) -> None:
     few, many = (predict(bench, f"s3://photos/{name}")[0] for name in ("few", "many"))
     figures = f"{few.peak_mb:.0f} and {many.peak_mb:.0f} MB"
     growth = many.peak_mb / few.peak_mb
-    tell("peak memory, 20,000 ÷ 1,000 images", growth, "0.9 to 1.1", many.others, figures)
-    tell("peak memory in MB, 20,000 images", many.peak_mb, "≤ 250", many.others)
+    tell("peak memory, 20,000 ÷ 1,000 images", growth, "0.9 to 1.1", figures)
+    tell("peak memory in MB, 20,000 images", many.peak_mb, "≤ 250", places=0)
     out = str(bench.folder / "planned")
     planned = ran(bench, "tests.benchmarks.planning", bench.model, out)
     more = f"{planned.out.split()[1]} shards in {planned.wall_s:.0f} s"
-    tell("planning 1,000,000 keys in MB", planned.peak_mb, "≤ 300", planned.others, more)
+    tell("planning 1,000,000 keys in MB", planned.peak_mb, "≤ 300", more, places=0)
 
 
 def two_processes(bench: Bench) -> None:
@@ -334,7 +334,7 @@ def two_processes(bench: Bench) -> None:
         two = N_PNG / max(shard["seconds"] for shard in done)
         ratios.append((two / one, two, one))
     ratio, two, one = sorted(ratios)[len(ratios) // 2]
-    tell("two processes ÷ one", ratio, "≥ 0.9", 0, f"{two:.0f} and {one:.0f} images/s")
+    tell("two processes ÷ one", ratio, "≥ 0.9", f"{two:.0f} and {one:.0f} images/s")
 
 
 BENCHES: Mapping[str, Callable[[Bench], None]] = {

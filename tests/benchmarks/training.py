@@ -3,8 +3,7 @@
     python -m tests.benchmarks.training PHOTOS [--seeds 3] [--only WORD...] [--backbone imagenet|FILE|BUNDLE]
 
 PHOTOS need three sessions. Accuracies are of sessions that were never seen, the mean over the seeds;
-what is compared stands side by side in one run, on all cores. Two runs of the same kind are told
-apart by the share of the cores that other processes took meanwhile.
+what is compared stands side by side in one run, on all cores.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ from lib import metrics
 from lib.records import ImageRule
 from lib.training import augment, dataset, fit, measure, models
 from lib.training.dataset import Batches, Dataset
+from tests.benchmarks.told import tell
 
-N_CORES = os.cpu_count() or 1
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 N_NEW = 50
 
 
@@ -87,12 +85,6 @@ def main() -> None:
             BENCHES[name](bench)
 
 
-def tell(what: str, figure: str, wanted: str, met: bool, more: str = "") -> None:
-    """Print one line: the figure, what is wanted, and whether that is met."""
-    verdict = "met" if met else "NOT MET"
-    print(f"{what:<58} {figure:>16}   wanted {wanted:<22} {verdict:<8} {more}", flush=True)
-
-
 # ---- How good ----------------------------------------------------------------------------------
 
 
@@ -119,25 +111,11 @@ def sessions_left_out(bench: Bench, name: str, mean_wanted: float, worst_wanted:
         print(f"  {name}, seed {seed}: {told} on sessions {', '.join(found)}", flush=True)
     by_session = np.mean(accuracies, axis=0)
     mean, worst = by_session.mean(), by_session.min()
-    tell(
-        f"{name}: each session left out, mean",
-        f"{mean:.3f}",
-        f">= {mean_wanted}",
-        mean >= mean_wanted,
-    )
-    tell(
-        f"{name}: each session left out, worst",
-        f"{worst:.3f}",
-        f">= {worst_wanted}",
-        worst >= worst_wanted,
-    )
+    more = f"{len(bench.seeds)} seeds: " + ", ".join(f"{one:.3f}" for one in by_session)
+    tell(f"{name}, each session left out, mean", mean, f"≥ {mean_wanted}", more, places=3)
+    tell(f"{name}, each session left out, worst", worst, f"≥ {worst_wanted}", places=3)
     error = statistics.mean(errors)
-    tell(
-        f"{name}: expected calibration error, unseen session",
-        f"{error:.3f}",
-        "<= 0.03",
-        error <= 0.03,
-    )
+    tell(f"{name}, calibration error on the unseen session", error, "≤ 0.03", places=3)
 
 
 def accuracy_of(bench: Bench, scores: np.ndarray, held: np.ndarray) -> float:
@@ -154,7 +132,7 @@ def random_split(bench: Bench) -> None:
         )
         values.append(float(np.mean(scores.argmax(1) == bench.data.labels[tested])))
     value = statistics.mean(values)
-    tell("mobilenet: random split (published: 0.991)", f"{value:.4f}", ">= 0.999", value >= 0.999)
+    tell("mobilenet, random split (published: 0.991)", value, "≥ 0.999", places=4)
 
 
 # ---- How fast ----------------------------------------------------------------------------------
@@ -170,18 +148,19 @@ def frozen(bench: Bench) -> None:
     plain_s, model = timed(
         lambda: whole_network(bench, student, train, watch, len(learned.history))
     )
-    ours, theirs = accuracy_by(bench, learned.model), accuracy_by(bench, model)
-    what = "--frozen: Keras fit through the whole network / ours"
-    tell(what, f"{plain_s / first_s:.1f} x", ">= 30 x", plain_s >= 30 * first_s,
-         f"{plain_s:.1f} s / {first_s:.1f} s, {len(learned.history)} epochs")  # fmt: skip
-    tell("  the same with activations kept (next fold, next run)", f"{plain_s / again_s:.1f} x", ">= 30 x",
-         plain_s >= 30 * again_s, f"{plain_s:.1f} s / {again_s:.1f} s")  # fmt: skip
+    n_epochs = len(learned.history)
+    figures = f"{plain_s:.1f} and {first_s:.1f} s for {n_epochs} epochs"
+    tell("--frozen, Keras fit through the whole network ÷ ours", plain_s / first_s, "≥ 30", figures)
+    figures = f"{plain_s:.1f} and {again_s:.1f} s"
     tell(
-        "  accuracy, ours - Keras'",
-        f"{ours - theirs:+.4f}",
-        "within 0.005",
-        abs(ours - theirs) <= 0.005,
+        "the same where activations are kept: next fold, next run",
+        plain_s / again_s,
+        "≥ 30",
+        figures,
     )
+    ours, theirs = (accuracy_by(bench, one, watch) for one in (learned.model, model))
+    figures = f"{ours:.4f} and {theirs:.4f}, as published: on a random fifth of the same sessions"
+    tell("the same, accuracy, ours - Keras'", ours - theirs, "-0.005 to 0.005", figures, places=4)
 
 
 def whole_network(
@@ -210,17 +189,16 @@ def default_recipe(bench: Bench) -> None:
     with own_cache():
         ours_s, learned = timed(lambda: student.learn(bench.rest))
     plain_s, model = timed(lambda: every_view(bench, student))
-    ours, theirs = accuracy_by(bench, learned.model), accuracy_by(bench, model)
-    what = "default: every view through the whole network / ours"
+    figures = f"{plain_s:.0f} and {ours_s:.0f} s"
+    tell("default, every view through the whole network ÷ ours", plain_s / ours_s, "≥ 5", figures)
+    ours, theirs = (accuracy_by(bench, one, bench.held) for one in (learned.model, model))
+    figures = f"{ours:.4f} and {theirs:.4f} on an unseen session"
     tell(
-        what,
-        f"{plain_s / ours_s:.1f} x",
-        ">= 5 x",
-        plain_s >= 5 * ours_s,
-        f"{plain_s:.0f} s / {ours_s:.0f} s",
-    )
-    tell(
-        "  accuracy, ours - ordinary", f"{ours - theirs:+.4f}", ">= -0.005", ours - theirs >= -0.005
+        "the same, accuracy, ours - the ordinary way's",
+        ours - theirs,
+        "≥ -0.005",
+        figures,
+        places=4,
     )
 
 
@@ -250,10 +228,10 @@ def every_view(bench: Bench, student: fit.Student) -> keras.Model:
     return model
 
 
-def accuracy_by(bench: Bench, model: keras.Model) -> float:
-    """Return the share of right answers on the last session, 0 to 1."""
-    answers = model.predict(np.array(bench.data.images[bench.held]), verbose=0).argmax(1)
-    return float(np.mean(answers == bench.data.labels[bench.held]))
+def accuracy_by(bench: Bench, model: keras.Model, rows: np.ndarray) -> float:
+    """Return the share of right answers on some rows, 0 to 1."""
+    answers = model.predict(np.array(bench.data.images[rows]), verbose=0).argmax(1)
+    return float(np.mean(answers == bench.data.labels[rows]))
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
@@ -286,11 +264,10 @@ def new_images(bench: Bench) -> None:
             Path(f"{folder}/{path.parent.name} {path.name}").rename(path)
         second_s, second = train(bench, folder)
     share = second_s / first_s
-    tell(f"mobilenet: a second training with {N_NEW} new images / the first", f"{share:.2f}", "<= 0.33",
-         share <= 1 / 3, f"{second_s:.0f} s / {first_s:.0f} s")  # fmt: skip
-    print(f"  accuracy {first} before, {second} after", flush=True)
+    figures = f"{second_s:.0f} and {first_s:.0f} s; accuracy {second:.3f} and {first:.3f}"
+    tell(f"mobilenet, a training with {N_NEW} new images ÷ the first", share, "≤ 0.333", figures)
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    tell("mobilenet: peak memory of a training", f"{peak_gb:.2f} GB", "< 2 GB", peak_gb < 2)
+    tell("mobilenet, peak memory of a training in GB", peak_gb, "≤ 2")
 
 
 def train(bench: Bench, folder: str) -> tuple[float, float]:
@@ -322,8 +299,8 @@ def memory(bench: Bench) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks_mb.append(int(done.stdout))
     growth = peaks_mb[1] / peaks_mb[0]
-    tell("mobilenet: peak memory, all epochs / a third of them", f"{growth:.2f}", "<= 1.05", growth <= 1.05,
-         f"{peaks_mb[1]:,} MB / {peaks_mb[0]:,} MB")  # fmt: skip
+    figures = f"{peaks_mb[1]:,} and {peaks_mb[0]:,} MB"
+    tell("mobilenet, peak memory of all epochs ÷ of a third", growth, "≤ 1.05", figures)
 
 
 def only_train(folder: str, backbone: str, n_epochs: int) -> None:
