@@ -139,6 +139,6 @@ def test_every_epoch_shows_each_image_once_in_another_order() -> None:
 
 def test_shrinking_takes_the_mean_of_each_square() -> None:
     pixels = np.array([[0, 10], [20, 30]], np.uint8).repeat(3).reshape(1, 2, 2, 3)
-    whole = Dataset(pixels, np.zeros(1, np.int64), [], [])
+    whole = Dataset(pixels, np.zeros(1, np.int64), [], np.full(1, np.nan), [])
     assert whole.shrunk(2).images.tolist() == [[[[15, 15, 15]]]]
     assert whole.shrunk(1) is whole

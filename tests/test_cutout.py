@@ -150,7 +150,7 @@ def test_batches_put_the_objects_of_their_images_elsewhere() -> None:
 @pytest.mark.parametrize("by", [2, 4])
 def test_an_object_is_looked_for_in_the_large_image_and_cut_out_of_the_small_one(by: int) -> None:
     image = disc(50, EVEN)
-    small = Dataset(image[None], np.zeros(1, np.int64), [], []).shrunk(by)
+    small = Dataset(image[None], np.zeros(1, np.int64), [], np.full(1, np.nan), []).shrunk(by)
     mask = small.mask(0)
     np.testing.assert_array_equal(mask, cutout.mask(image))
     views = [

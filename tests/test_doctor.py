@@ -327,6 +327,9 @@ def learned(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     zero[1].unlink()
     shutil.copy(one[-1], three[-1].with_name(f"{three[-1].stem}1.png"))  # of the test session
     shutil.copy(one[2], one[2].with_name(f"{one[2].stem}1.png"))
+    for name, other in ("23", "32"):  # a wrong label on the test side is a sure mistake
+        path = images_of(album, name)[-2]
+        path.rename(album / other / f"{path.stem}-{name}.png")
     told = io.StringIO()
     with contextlib.redirect_stderr(told):
         train.main([str(album), "--registry", str(folder / "registry"), "--models", "mobilenet",
@@ -384,21 +387,19 @@ def test_pixels_stay_with_their_names_when_some_are_left_out(learned: Learned) -
 
 
 def test_a_bundle_shows_its_worst_mistakes(trained: Path) -> None:
-    folder = Path(registry.resolve(str(trained / "cnn")))
+    folder = Path(registry.resolve(str(trained / "cnn")))  # of 36 images it learns next to nothing
     digest = hashlib.sha256((folder / "mistakes.png").read_bytes()).hexdigest()
     assert json.loads((folder / "card.json").read_text())["files"]["mistakes.png"] == digest
     assert "(mistakes.png)" in (folder / "report.md").read_text()
 
 
-def test_a_bundle_for_others_keeps_no_photograph(trained: Path, learned: Learned) -> None:
-    with_pictures = Path(registry.resolve(str(trained / "mobilenet")))
-    names = {path.name for path in with_pictures.iterdir()}
-    assert {path.name for path in learned.folder.iterdir()} == names - {"mistakes.png"}
-    right = np.trace(learned.card["metrics"]["confusion"])
+def test_a_bundle_for_others_keeps_no_photograph(learned: Learned) -> None:
+    assert learned.card["metrics"]["accuracy"]["value"] < 1
+    pictures = {path.name for path in learned.folder.glob("*.png")}
+    assert pictures == {"confusion.png", "curves.png"}
     report = (learned.folder / "report.md").read_text()
     assert "mistakes.png" not in report
-    all_right = right == learned.card["metrics"]["accuracy"]["n_images"]
-    assert ("were wrong; this bundle keeps no photograph of them" in report) != all_right
+    assert "were wrong; this bundle keeps no photograph of them" in report
 
 
 def test_a_version_without_photographs_is_something_new(trained: Path, hands: Path) -> None:

@@ -16,7 +16,9 @@ ROWS = np.arange(8)
 def student(*stages: fit.Stage) -> fit.Student:
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     recipe = fit.Recipe(stages=stages)
-    return fit.Student("cnn", Dataset(images, ROWS % 2, [], []), 2, recipe, "none")
+    return fit.Student(
+        "cnn", Dataset(images, ROWS % 2, [], np.full(len(images), np.nan), []), 2, recipe, "none"
+    )
 
 
 def test_the_cnn_learns_small_images_first_and_ends_with_the_published_layers() -> None:

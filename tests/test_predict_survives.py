@@ -26,7 +26,7 @@ from tests.proxy import FAULTS, Proxy
 
 ROOT = Path(__file__).parents[1]
 
-TIMED = ("seconds", "images_per_s")
+TIMED = ("seconds", "images_per_s", "seal")
 """What may differ between two runs of the same."""
 
 

@@ -196,7 +196,9 @@ def test_of_eight_swaps_one_wins_and_its_bytes_stay(place: str) -> None:
 
 def test_a_swap_for_what_is_absent_is_a_create(place: str) -> None:
     uri = storage.join(place, "a")
-    with pytest.raises(storage.Changed, match="/a: (no longer there|replaced since it was listed or read)$"):
+    with pytest.raises(
+        storage.Changed, match="/a: (no longer there|replaced since it was listed or read)$"
+    ):
         storage.swap(uri, b"two", '"0123"')
     storage.swap(uri, b"one", None)
     with pytest.raises(storage.Changed, match="/a: already there$"):
@@ -450,7 +452,9 @@ def test_bytes_that_change_on_the_way_are_refused_and_not_stored(
     monkeypatch.setattr(proxy, "_body", spoiled)
     with Proxy(s3_server) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
-        with pytest.raises(Broken, match="s3://photos/a: the store answers 400 (BadDigest|Invalid)"):
+        with pytest.raises(
+            Broken, match="s3://photos/a: the store answers 400 (BadDigest|Invalid)"
+        ):
             verb("s3://photos/a", b"a photo of a hand")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     with pytest.raises(storage.Missing):
