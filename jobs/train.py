@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shlex
 import sys
 import tempfile
@@ -14,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs import doctor, judge, photos
+from jobs import doctor, evaluation, judge, outcome, photos
 from jobs.doctor import Finding
+from jobs.outcome import Outcome
 from jobs.photos import Photos
 from lib import bundle, commands, likeness, metrics, registry, storage
 from lib.commands import say
@@ -69,21 +69,6 @@ class Run:
         return {self.dataset.digests[row]: self.split.sides[row] for row in self.measured_rows}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the training of one model left behind: a row of the table."""
-
-    model: str
-    version: str
-    accuracy: metrics.Accuracy
-    how: str
-    worst_session: float
-    twin_share: float
-    random_split: dict[str, float]
-    seconds: float
-    verdict: str
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
@@ -98,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = _with_something_new(arguments, found)
     if not names:
         say("nothing new: the newest versions learned from these images, by this recipe (--force)")
-        _print([], arguments.json)
+        outcome.tell([], arguments.json)
         return
 
     from lib.training import dataset, fit
@@ -117,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _tell_split(split)
     command = shlex.join(["python", "-m", "jobs.train", *argv])
     run = Run(arguments, command, found, loaded, features, groups, split, recipe, checkup.findings)
-    _print([_train(name, run) for name in names], arguments.json)
+    outcome.tell([_train(name, run) for name in names], arguments.json)
 
 
 def _parser() -> commands.Parser:
@@ -240,24 +225,50 @@ def _split(
 
 
 def _train(name: str, run: Run) -> Outcome:
-    from lib.training import export, pictures
-
     started_s = time.monotonic()
     before = _to_go_on_from(name, run)
     trained, backbone = _go_on(name, run, before) if before else _learn(name, run)
-    labels = run.dataset.labels[trained.rows]
-    accuracy = metrics.accuracy(labels, trained.measured)
-    measured = _measured(labels, trained, run)
+    measured = _measured(run, trained)
     measured["random_split"] = (
         before.metrics["random_split"] if before else _on_random_split(name, run, trained, backbone)
     )
     card = _card(name, run, trained, measured, backbone)
+    verdict = _publish(name, run, trained, card)
+    return Outcome(
+        model=name,
+        version=card.version,
+        accuracy=metrics.Accuracy(**measured["accuracy"]),
+        how=trained.how,
+        worst_session=min(one["accuracy"] for one in measured["per_session"].values()),
+        twin_share=measured["twin_share"],
+        random_split=measured["random_split"],
+        seconds=time.monotonic() - started_s,
+        verdict=f"{'champion' if verdict.promote else 'candidate'}: {verdict.reason}",
+    )
+
+
+def _measured(run: Run, trained: Trained) -> dict[str, Any]:
+    labels, scores = run.dataset.labels[trained.rows], trained.measured
+    sessions = run.sessions.names[trained.rows].astype(str) if run.sessions.how else None
+    return {
+        **evaluation.figures(labels, scores, trained.threshold, run.photos.classes),
+        "per_session": evaluation.per_session(labels, scores, sessions),
+        "how": trained.how,
+        "twin_share": _twin_share(trained, run),
+    }
+
+
+def _publish(name: str, run: Run, trained: Trained, card: Card) -> metrics.Verdict:
+    """Put a version into the registry, and let it lead if it may."""
+    from lib.training import export, pictures
+
     where, images = run.arguments.registry, run.dataset.images[trained.rows]
+    labels = run.dataset.labels[trained.rows]
     verdict = judge.judge(where, card, labels, images, trained.measured)
     findings = [asdict(finding) for finding in run.findings + _suspects(name, labels, trained, run)]
     card = replace(
         card,
-        metrics=measured | {"verdict": asdict(verdict)},
+        metrics=card.metrics | {"verdict": asdict(verdict)},
         data=card.data | {"findings": findings},
     )
     keeps_none = run.arguments.no_pictures
@@ -267,20 +278,7 @@ def _train(name: str, run: Run) -> Outcome:
         registry.publish(where, Path(folder), name, card.version)
     if verdict.promote:
         registry.promote(where, name, card.version, verdict.reason)
-    said = f"{'champion' if verdict.promote else 'candidate'}: {verdict.reason}"
-    worst = min(session["accuracy"] for session in measured["per_session"].values())
-    seconds = time.monotonic() - started_s
-    return Outcome(
-        name,
-        card.version,
-        accuracy,
-        trained.how,
-        worst,
-        measured["twin_share"],
-        measured["random_split"],
-        seconds,
-        said,
-    )
+    return verdict
 
 
 def _learn(name: str, run: Run) -> tuple[Trained, str]:
@@ -442,66 +440,6 @@ def _version(run: Run) -> str:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     asked = f"{run.photos.fingerprint} {run.command} {now}"
     return f"{now}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-
-
-def _measured(labels: np.ndarray, trained: Trained, run: Run) -> dict[str, object]:
-    scores = trained.measured
-    names = run.sessions.names[trained.rows].astype(str)
-    sure = scores.max(1) >= trained.threshold
-    predicted = np.bincount(scores.argmax(1), minlength=scores.shape[1]) / max(len(scores), 1)
-    return {
-        "accuracy": asdict(metrics.accuracy(labels, scores)),
-        "how": trained.how,
-        "twin_share": _twin_share(trained, run),
-        "per_session": _per_session(labels, scores, names)
-        if run.sessions.how
-        else {"all": {"accuracy": metrics.accuracy(labels, scores).value, "n_images": len(labels)}},
-        "calibration_error": round(metrics.calibration_error(labels, scores), 4),
-        "log_loss": round(metrics.log_loss(labels, scores), 4),
-        "sure_share": round(float(sure.mean()), 4),
-        "sure_accuracy": round(metrics.accuracy(labels[sure], scores[sure]).value, 4),
-        "per_class": dict(zip(run.photos.classes, metrics.per_class(labels, scores), strict=True)),
-        "confusion": metrics.confusion(labels, scores).tolist(),
-        "scores_histogram": np.histogram(scores.max(1), 10, (0, 1))[0].tolist(),
-        "class_mix": dict(zip(run.photos.classes, predicted.round(4).tolist(), strict=True)),
-    }
-
-
-def _per_session(
-    labels: np.ndarray, scores: np.ndarray, names: np.ndarray
-) -> dict[str, dict[str, float]]:
-    return {
-        str(name): {
-            "accuracy": metrics.accuracy(labels[names == name], scores[names == name]).value,
-            "n_images": int((names == name).sum()),
-        }
-        for name in np.unique(names)
-    }
-
-
-def _print(outcomes: Sequence[Outcome], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
-        return
-    if not outcomes:
-        return
-    head = ("held out, 95 % interval", "worst session", "random split", "seconds")
-    print(f"{'model':<10} {head[0]:<38} {head[1]:>13} {head[2]:>12} {head[3]:>8}")
-    for o in outcomes:
-        print(
-            f"{o.model:<10} {o.accuracy!s:<38} {o.worst_session:>13.3f} "
-            f"{o.random_split['value']:>12.3f} {o.seconds:>8.0f}"
-        )
-    print(_leak(outcomes[0]))
-    for o in outcomes:
-        print(f"{o.model} {o.version}: measured {o.how}; {o.verdict}")
-
-
-def _leak(outcome: Outcome) -> str:
-    random = outcome.random_split["twin_share"]
-    told = f"near twins in training: {outcome.twin_share:.0%} of the held-out images, "
-    told += f"{random:.0%} of a random split's"
-    return told + (" (its accuracy is optimistic)" if random > outcome.twin_share else "")
 
 
 if __name__ == "__main__":
