@@ -9,7 +9,7 @@ from lib.training import fit, models
 from lib.training.dataset import Dataset
 
 QUARTER = fit.Stage("quarter size", 4, rate=2e-3, batch_size=4, epochs=2, n_views=1000)
-WHOLE = fit.Stage("whole size", 1, 2e-3, 4, epochs=1, n_views=1000, dense_share=0)
+WHOLE = fit.Stage("whole size", 1, 2e-3, 4, epochs=1, n_views=1000, learns="convolutions")
 ROWS = np.arange(8)
 
 
@@ -30,7 +30,7 @@ def test_the_cnn_learns_small_images_first_and_ends_with_the_published_layers() 
     assert [type(layer) for layer in learned.model.layers] == [type(x) for x in published.layers]
 
 
-def test_dense_layers_learn_at_their_share_of_the_rate() -> None:
+def test_while_convolutions_learn_the_dense_layers_stay() -> None:
     before = models.cnn(2, 64)
     models.transplant(student(QUARTER).learn(ROWS).model, before)
     models.round_weights(before)

@@ -35,9 +35,8 @@ class Stage:
     epochs: int
     n_views: int
     """Fewer epochs where they would show more views than this, but never less than one."""
-    dense_share: float = 1.0
-    """Of the rate, for all but the kernels of convolutions: where those have to find their way on
-    larger images, what the dense layers know is better kept."""
+    learns: str = "all"
+    """`all`, or `convolutions`, while the dense layers stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,8 @@ class Recipe:
     """Epochs of a MobileNetV2 that starts from nothing."""
     stages: tuple[Stage, ...] = (
         Stage("quarter size", 4, 2e-3, 64, epochs=120, n_views=100_000),
-        Stage("half size", 2, 1e-3, 64, epochs=18, n_views=15_000),
-        Stage("whole size", 1, 3.2e-3, 16, epochs=19, n_views=16_000, dense_share=1 / 8),
+        Stage("half size", 2, 1e-3, 64, epochs=24, n_views=20_000),
+        Stage("whole size", 1, 3e-3, 16, epochs=14, n_views=12_000, learns="convolutions"),
     )
     """Of the small CNN. On small images it sees whole objects, not their texture, learns faster and
     generalises better; on large ones its convolutions then learn to tell it the same."""
@@ -190,9 +189,9 @@ class Student:
         )
         watched = Batches(dataset, validation, batch_size=64, seed=0)
         n_epochs = min(stage.epochs, max(1, stage.n_views // len(train)))
-        return self._for_epochs(
-            model, stage.name, batches, watched, stage.rate, n_epochs, stage.dense_share
-        )
+        if stage.learns == "convolutions":
+            models.freeze_dense(model)
+        return self._for_epochs(model, stage.name, batches, watched, stage.rate, n_epochs)
 
     def _learn_head(
         self, model: keras.Model, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
@@ -277,7 +276,6 @@ class Student:
         watched: keras.utils.PyDataset,
         rate: float,
         n_epochs: int,
-        dense_share: float = 1.0,
     ) -> list[dict[str, Any]]:
         """Fit for so many epochs, the rate rising for the first twentieth of the steps."""
         n_steps = n_epochs * len(batches)
@@ -286,24 +284,11 @@ class Student:
             rate / n_warm, n_steps - n_warm, warmup_target=rate, warmup_steps=n_warm
         )
         model.compile(
-            AdamByKind(dense_share, falling, global_clipnorm=1.0),
+            keras.optimizers.Adam(falling, global_clipnorm=1.0),
             SmoothedCrossentropy(self.n_classes, self.recipe.label_smoothing),
             metrics=["accuracy"],
         )
         return _fit(model, stage, batches, watched, n_epochs)
-
-
-class AdamByKind(keras.optimizers.Adam):
-    """Adam that changes the kernels of convolutions at its rate, and all else at a share of it."""
-
-    def __init__(self, dense_share: float, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._dense_share = dense_share
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Change one variable."""
-        share = 1.0 if len(variable.shape) == 4 else self._dense_share
-        super().update_step(gradient, variable, learning_rate * share)
 
 
 class SmoothedCrossentropy(keras.losses.Loss):
