@@ -79,7 +79,10 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def write(path: Path, told: str) -> None:
     """Put the table between the marks of a file."""
-    before, _, rest = path.read_text("utf-8").partition(START)
+    text = path.read_text("utf-8")
+    if not (0 <= text.find(START) < text.find(END)):
+        sys.exit(f"{path} must hold the marks {START} and {END}")
+    before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{START}\n{told}\n{END}{after}", "utf-8")
 

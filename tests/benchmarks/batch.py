@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=list(BENCHES), choices=list(BENCHES))
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, seaweedfs(Path(folder) / "weed") as (url, pid):
-        os.environ |= {
-            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
-        model = registry.resolve(str(Path(asked.model).resolve()))
-        bench = Bench(model, Path(folder), pid, asked.repeats)
+    with beside_a_store(asked.model, asked.repeats) as bench:
         fill(bench)
         for name in asked.only:
             BENCHES[name](bench)
@@ -84,11 +79,23 @@ def main() -> None:
 # ---- The store and what is in it --------------------------------------------------------------
 
 
-def fill(bench: Bench) -> None:
-    """Draw the images, and store them in a folder and in a bucket."""
+@contextmanager
+def beside_a_store(model: str, repeats: int) -> Iterator[Bench]:
+    """Start SeaweedFS with an empty bucket `photos`, for this process and those it starts."""
     import boto3
 
-    boto3.client("s3").create_bucket(Bucket="photos")
+    with tempfile.TemporaryDirectory() as folder, seaweedfs(Path(folder) / "weed") as (url, pid):
+        os.environ |= {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY,
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+        boto3.client("s3").create_bucket(Bucket="photos")
+        bundle_uri = registry.resolve(str(Path(model).resolve()))
+        yield Bench(bundle_uri, Path(folder), pid, repeats)
+
+
+def fill(bench: Bench) -> None:
+    """Draw the images, and store them in a folder and in a bucket."""
     drawn = [samples.draw(k % 4, k).image for k in range(N_DRAWN)]
     (bench.folder / "photos").mkdir()
 
