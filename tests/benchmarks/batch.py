@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from lib import bundle, images, registry, samples, storage
+from tests.benchmarks.peak import Peak
 from tests.benchmarks.told import tell
 from tests.proxy import Proxy
 from tests.weed import KEY, seaweedfs
@@ -131,7 +132,8 @@ def ran(bench: Bench, *arguments: str, environment: Mapping[str, str] | None = N
             [sys.executable, "-m", *arguments], stdout=out, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
-        told = process.stderr.read()
+        with Peak(process.pid) as peak:
+            told = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -141,7 +143,7 @@ def ran(bench: Bench, *arguments: str, environment: Mapping[str, str] | None = N
     wall_s = time.monotonic() - started_s
     ours_s = usage.ru_utime + usage.ru_stime + cpu_s(bench.weed_pid) - store_s
     others = max(0.0, busy_s() - before_s - ours_s) / wall_s
-    return Ran(wall_s, printed, usage.ru_maxrss / 1000, others)
+    return Ran(wall_s, printed, peak.mb, others)
 
 
 def busy_s() -> float:
