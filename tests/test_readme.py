@@ -28,7 +28,7 @@ ELSEWHERE = {
     "python -m jobs.submit": "test_submit.py",
     "python -m jobs.schedule": "test_schedule.py",
     "python -m jobs.models list s3://": "test_models.py",
-    "python -m jobs.models rollback s3://": "test_models.py",
+    "python -m jobs.models rollback": "test_models.py",
     "python -m tests.benchmarks": "test_benchmarks.py",
 }
 """How a command begins that needs an account, an hour or a visitor, and what runs it instead."""
