@@ -150,7 +150,7 @@ def find_sessions(
     Args:
         taken_s: the capture time in each image, float (N,), as `sessions.find` takes it.
     """
-    rows = _measured_rows(examples, extra)
+    rows = measured_rows(examples, extra)
     known_s = None if taken_s is None else taken_s[rows]
     return _widened(sessions.find([examples[row] for row in rows], known_s), rows, len(examples))
 
@@ -162,7 +162,7 @@ def with_likeness(
     features: np.ndarray,
 ) -> sessions.Sessions:
     """Return sessions that are cut by near twins; features are float (N, D)."""
-    rows = _measured_rows(examples, extra)
+    rows = measured_rows(examples, extra)
     alone = replace(groups, names=groups.names[rows], blocks=groups.blocks[rows])
     return _widened(sessions.with_likeness(alone, features[rows]), rows, len(examples))
 
@@ -179,7 +179,7 @@ def split(
     Args:
         before: the side of each image in an earlier split, text (N,), empty for new ones.
     """
-    rows = _measured_rows(examples, extra)
+    rows = measured_rows(examples, extra)
     labels = np.array([classes.index(examples[row].label) for row in rows])
     alone = replace(groups, names=groups.names[rows], blocks=groups.blocks[rows])
     cut = sessions.split(alone, labels, None if before is None else before[rows])
@@ -188,7 +188,8 @@ def split(
     return replace(cut, sides=sides)
 
 
-def _measured_rows(examples: Sequence[Example], extra: Sequence[str]) -> np.ndarray:
+def measured_rows(examples: Sequence[Example], extra: Sequence[str]) -> np.ndarray:
+    """Return the rows of all images but those of extra sources, int (n,)."""
     return np.flatnonzero([example.source not in extra for example in examples])
 
 

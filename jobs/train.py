@@ -59,14 +59,17 @@ class Run:
     @property
     def measured_rows(self) -> np.ndarray:
         """The rows of all images but the extra ones, int (n,)."""
-        return np.flatnonzero(self.sessions.names != photos.EXTRA)
+        return photos.measured_rows(self.dataset.examples, self.arguments.extra)
 
     @property
     def sides(self) -> dict[str, str]:
-        """The side of each image by the digest of its pixels; empty where all are learned from."""
+        """The side of each image by the digest of its pixels; empty where all are learned from.
+
+        Extra images are on the train side, and stay there should they be measured on one day.
+        """
         if self.arguments.cross_validate:
             return {}
-        return {self.dataset.digests[row]: self.split.sides[row] for row in self.measured_rows}
+        return dict(zip(self.dataset.digests, self.split.sides.tolist(), strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -363,9 +366,9 @@ def _on_random_split(name: str, run: Run, trained: Trained, backbone: str) -> di
 
 def _twin_share(trained: Trained, run: Run) -> float:
     """Return the share of the images measured on with a near twin among those learned from."""
-    names = run.sessions.names
+    names = run.sessions.names[trained.rows]
     held_out = (
-        [np.flatnonzero(names == name) for name in np.unique(names[trained.rows])]
+        [trained.rows[names == name] for name in np.unique(names)]
         if run.arguments.cross_validate
         else [trained.rows]
     )

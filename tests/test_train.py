@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from PIL import Image
 from jobs import judge, photos, predict, train
 from lib import bundle, commands, images, registry, storage
 from lib.failures import BadData, Broken, Misuse
+from lib.records import Example
 from lib.training import fit, models
+from lib.training.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -373,3 +377,30 @@ def test_a_second_training_goes_on_from_the_first_and_moves_no_image(
     assert len(after) == len(before) + 4
     history = (tmp_path / "registry" / "mobilenet" / second / "history.csv").read_text()
     assert len(history.splitlines()) == 1 + fit.Recipe().again_epochs
+
+
+def run_of(examples: list[Example], extra: list[str]) -> train.Run:
+    """A run of which only the images, their sessions and their sides are known."""
+    pixels = np.arange(len(examples), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    labels = np.zeros(len(examples), np.int64)
+    loaded = Dataset(pixels, labels, examples, np.full(len(examples), np.nan), [])
+    groups = photos.find_sessions(examples, extra)
+    split = photos.split(groups, examples, ("a", "b"), extra)
+    asked = argparse.Namespace(extra=extra, cross_validate=False)
+    found = photos.Photos(examples, len(extra), Counter())
+    return train.Run(asked, "", found, loaded, pixels, groups, split, fit.Recipe(), [])
+
+
+def test_a_session_that_is_called_extra_is_measured_on() -> None:
+    keys = [f"{label}/{day}/{k}.png" for label in "ab" for day in ("extra", "m", "z") for k in "12"]
+    run = run_of([Example(key, "", "photos", key, key[0]) for key in keys], [])
+    assert run.measured_rows.tolist() == list(range(12))
+
+
+def test_an_extra_image_stays_on_the_train_side_when_it_is_measured_on_one_day() -> None:
+    keys = [f"{label}/{day}/{k}.png" for label in "ab" for day in "xyz" for k in "12"]
+    own = [Example(key, "", "photos", key, key[0]) for key in keys]
+    drawn = [Example(f"drawn/{key}", "", "drawn", key, key[0]) for key in keys[:3]]
+    run = run_of(own + drawn, ["drawn"])
+    assert run.measured_rows.tolist() == list(range(12))
+    assert [run.sides[digest] for digest in run.dataset.digests[12:]] == ["train"] * 3

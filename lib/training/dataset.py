@@ -68,6 +68,8 @@ class Dataset:
 
         It takes over the pixels: the one that it is made from is not to be used any more.
         """
+        if len(rows) == len(self):
+            return self
         examples = [self.examples[row] for row in rows]
         pixels, labels = _packed(self.images, rows), self.labels[rows]
         return Dataset(pixels, labels, examples, self.taken_s[rows], self.unreadable)
