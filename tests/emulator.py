@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +19,8 @@ import boto3
 import pytest
 from moto.batch_simple.models import BatchSimpleBackend
 from moto.core import config as moto_config
+
+from tests.permissions import let_iam_decide_after
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,14 +72,14 @@ class Cloud:
         key = iam.create_access_key(UserName="admin")["AccessKey"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-        _let_iam_decide_after(self.endpoint, b"0")
+        let_iam_decide_after(self.endpoint, b"0")
 
     @contextmanager
     def unguarded(self) -> Iterator[None]:
         """Let IAM look away: moto refuses good signatures of requests that have a query."""
-        _let_iam_decide_after(self.endpoint, b"inf")
+        let_iam_decide_after(self.endpoint, b"inf")
         yield
-        _let_iam_decide_after(self.endpoint, b"0")
+        let_iam_decide_after(self.endpoint, b"0")
 
     def wait(self) -> None:
         """Wait until every job has ended."""
@@ -160,12 +161,6 @@ def _is_final(code: int, rules: list[dict[str, str]]) -> bool:
     return False
 
 
-def _let_iam_decide_after(endpoint: str, n_requests: bytes) -> None:
-    plain = {"Content-Type": "text/plain"}
-    asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", n_requests, plain)
-    urllib.request.urlopen(asked).close()
-
-
 def stack_parameters(**more: str) -> list[dict[str, str]]:
     """Return the parameters of the template, with a subnet and a group that moto has."""
     ec2 = boto3.client("ec2")
@@ -208,4 +203,4 @@ def cloud(
     cloud.client("scheduler").create_schedule_group(Name="handful")
     yield cloud
     cloud.wait()
-    _let_iam_decide_after(s3_server, b"inf")
+    let_iam_decide_after(s3_server, b"inf")

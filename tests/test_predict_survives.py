@@ -10,9 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from jobs import patience, plan, predict, shard, summary
 from jobs.limit import Limit
 from lib import bundle, registry, storage
 from lib.commands import Progress
+from tests.permissions import enforced_permissions
 from tests.proxy import FAULTS, Proxy
 
 ROOT = Path(__file__).parents[1]
@@ -242,22 +241,6 @@ def test_an_object_deleted_or_replaced_after_planning_is_a_row(
     with Progress("classifying", 181) as progress:
         done = shard.run(the_plan, root, 0, loaded, progress, Limit(0.1, 181))
     assert done.counts.errors_by_code == {"changed": 1, "missing": 1, "not_an_image": 1}
-
-
-@contextmanager
-def enforced_permissions(server: str) -> Iterator[None]:
-    """Let the emulator check who may do what."""
-
-    def free_actions(count: bytes) -> None:
-        plain = {"Content-Type": "text/plain"}
-        url = f"{server}/moto-api/reset-auth"
-        urllib.request.urlopen(urllib.request.Request(url, count, plain)).close()
-
-    free_actions(b"0")
-    try:
-        yield
-    finally:
-        free_actions(b"inf")
 
 
 def test_a_bucket_that_refuses_after_planning_fails_the_shard_and_is_no_bad_image(

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +26,7 @@ import pytest
 from lib import storage
 from lib.failures import Broken, Misuse
 from tests import proxy
+from tests.permissions import enforced_permissions
 from tests.proxy import Proxy
 
 ODD_KEYS = [
@@ -459,22 +459,6 @@ def test_bytes_that_change_on_the_way_are_refused_and_not_stored(
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     with pytest.raises(storage.Missing):
         storage.read("s3://photos/a")
-
-
-@contextmanager
-def enforced_permissions(server: str) -> Iterator[None]:
-    """Let the emulator check who may do what."""
-
-    def free_actions(count: bytes) -> None:
-        plain = {"Content-Type": "text/plain"}
-        url = f"{server}/moto-api/reset-auth"
-        urllib.request.urlopen(urllib.request.Request(url, count, plain)).close()
-
-    free_actions(b"0")
-    try:
-        yield
-    finally:
-        free_actions(b"inf")
 
 
 @pytest.mark.only_on("moto", "moto has IAM")
