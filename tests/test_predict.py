@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jobs import plan, predict, shard, summary
+from jobs import pipeline, plan, predict, shard, summary
 from jobs.limit import Limit
 from jobs.rows import Rows
+from jobs.sources import Image
 from lib import bundle, images, records, registry, storage
 from lib.commands import Progress
 from lib.failures import BadData, Broken, Misuse
@@ -225,6 +227,37 @@ def test_an_image_deleted_or_replaced_after_planning_is_a_row(
         done = shard.run(the_plan, root, 0, loaded, progress, Limit(0.1, 36))
     assert done.counts.errors_by_code == {"changed": 1, "missing": 1}
     assert done.counts.predicted == 34
+
+
+def test_images_larger_than_what_may_be_held_come_one_at_a_time(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room that is never freed would stop a run for good: a thread, to see that it does not."""
+    monkeypatch.setattr(pipeline, "READ_AHEAD_BYTES", 1)
+    loaded = bundle.load(registry.resolve(str(model)))
+    todo = [Image(e.uri, e.etag, e.size_bytes) for e in storage.entries(str(photos))]
+    gone, endless, *_ = (Path(image.uri) for image in todo)
+    gone.unlink()
+    told: list[object] = []
+
+    def classify() -> None:
+        try:
+            told.extend(pipeline.rows(todo, loaded))
+        except Broken as error:
+            told.append(error)
+
+    def in_a_thread() -> None:
+        thread = threading.Thread(target=classify, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+
+    in_a_thread()
+    assert len(told) == 36
+    endless.unlink()
+    endless.symlink_to(endless)  # says nothing of any image: the store is broken
+    in_a_thread()
+    assert isinstance(told[-1], Broken)
 
 
 @pytest.mark.parametrize(
