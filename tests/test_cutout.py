@@ -141,7 +141,8 @@ def test_batches_put_the_objects_of_their_images_elsewhere() -> None:
         seen[int(image[112, 112, 0])] = mask
         return image
 
-    assert len(Batches(dataset, np.arange(2), batch_size=2, seed=0, change=change)[0][0]) == 2
+    ((pixels, _),) = Batches(dataset, np.arange(2), batch_size=2, seed=0, change=change)
+    assert len(pixels) == 2
     assert seen[90] is None
     np.testing.assert_array_equal(seen[200], cutout.mask(images[0]))
     assert dataset.mask(0) is dataset.mask(0)

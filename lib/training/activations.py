@@ -13,7 +13,7 @@ import inspect
 import os
 import queue
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,11 +179,14 @@ def _signature(frozen: keras.Model) -> Any:
     return add
 
 
-class ActivationBatches(keras.utils.PyDataset):
+class ActivationBatches:
     """Activations and labels in a new order every epoch.
 
-    An epoch shows `views_per_epoch` views of each image; all views come before one comes again.
+    To iterate over it is an epoch, which shows `views_per_epoch` views of each image; all views
+    come before one comes again.
     """
+
+    dtype = np.float32
 
     def __init__(
         self,
@@ -194,29 +197,28 @@ class ActivationBatches(keras.utils.PyDataset):
         seed: int,
         views_per_epoch: int = 1,
     ) -> None:
-        super().__init__(workers=1)
+        self.shape = looked.outputs.shape[2:]
         self._looked = looked
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._n_shown = len(rows) * views_per_epoch
         self._epochs_per_pass = looked.outputs.shape[1] // views_per_epoch
-        self._epoch = -1
-        self.on_epoch_begin()
+        self._n_epochs = 0
 
     def __len__(self) -> int:
         return -(-self._n_shown // self._batch_size)
 
-    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        images, views = np.divmod(order, self._looked.outputs.shape[1])
-        rows = self._rows[images]
-        return self._looked.outputs[rows, views].astype(np.float32), self._looked.labels[rows]
-
-    def on_epoch_begin(self) -> None:
-        """Take the next part of the order of all views, or draw a new one."""
-        self._epoch += 1
-        which_pass, part = divmod(self._epoch, self._epochs_per_pass)
-        n_all = len(self._rows) * self._looked.outputs.shape[1]
-        order = np.random.default_rng((self._seed, which_pass)).permutation(n_all)
-        self._order = order[part * self._n_shown : (part + 1) * self._n_shown]
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        which_pass, part = divmod(self._n_epochs, self._epochs_per_pass)
+        self._n_epochs += 1
+        n_views = self._looked.outputs.shape[1]
+        order = np.random.default_rng((self._seed, which_pass)).permutation(
+            len(self._rows) * n_views
+        )
+        order = order[part * self._n_shown : (part + 1) * self._n_shown]
+        for batch in range(len(self)):
+            shown = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            images, views = np.divmod(shown, n_views)
+            rows = self._rows[images]
+            yield self._looked.outputs[rows, views].astype(self.dtype), self._looked.labels[rows]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import keras
 import numpy as np
 
 from lib import images, storage
@@ -134,14 +133,18 @@ def _error_row(example: Example, error: Unreadable) -> ErrorRow:
     return ErrorRow(example.uri, example.etag, {"code": error.code, "message": error.message})
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Images and labels in a new order every epoch, each image changed by `change` on the way.
+
+    To iterate over it is an epoch.
 
     Args:
         rows: which rows of the dataset, int (n,).
         change: a function of one image, uint8 (H, W, 3), a random generator, and `mask`, which
             tells where the image's object is.
     """
+
+    dtype = np.uint8
 
     def __init__(
         self,
@@ -152,30 +155,31 @@ class Batches(keras.utils.PyDataset):
         seed: int,
         change: Callable[..., np.ndarray] | None = None,
     ) -> None:
-        super().__init__(workers=1)
+        self.shape = dataset.images.shape[1:]
         self._dataset = dataset
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._change = change
-        self._epoch = -1
-        self.on_epoch_begin()
+        self._n_epochs = 0
 
     def __len__(self) -> int:
         return -(-len(self._rows) // self._batch_size)
 
-    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        pixels = self._dataset.images[rows]
-        if self._change:
-            random = np.random.default_rng((self._seed, self._epoch, batch))
-            masks = map(self._dataset.mask, rows.tolist())
-            pixels = np.stack(
-                [self._change(x, random, mask=m) for x, m in zip(pixels, masks, strict=True)]
-            )
-        return pixels, self._dataset.labels[rows]
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self._n_epochs += 1
+        random = np.random.default_rng((self._seed, self._n_epochs))
+        order = random.permutation(self._rows)
+        for batch in range(len(self)):
+            rows = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            yield self._pixels(rows, batch), self._dataset.labels[rows]
 
-    def on_epoch_begin(self) -> None:
-        """Draw the next order."""
-        self._epoch += 1
-        self._order = np.random.default_rng((self._seed, self._epoch)).permutation(self._rows)
+    def _pixels(self, rows: np.ndarray, batch: int) -> np.ndarray:
+        pixels = self._dataset.images[rows]
+        if not self._change:
+            return pixels
+        random = np.random.default_rng((self._seed, self._n_epochs, batch))
+        masks = map(self._dataset.mask, rows.tolist())
+        return np.stack(
+            [self._change(x, random, mask=m) for x, m in zip(pixels, masks, strict=True)]
+        )

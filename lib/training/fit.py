@@ -165,7 +165,7 @@ class Student:
             model = models.cnn(self.n_classes, self._size_px)
             batches = Batches(self.dataset, train, batch_size=32, seed=self.recipe.seed)
             watched = Batches(self.dataset, validation, batch_size=64, seed=0)
-            return self._until_it_stops(model, "all", batches, watched, n_epochs)
+            return self._until_it_stops(model, "all", stream(batches), stream(watched), n_epochs)
         history: list[dict[str, Any]] = []
         grown: list[keras.Model] = []
         for stage in self.recipe.stages:
@@ -248,8 +248,8 @@ class Student:
         self,
         model: keras.Model,
         stage: str,
-        batches: keras.utils.PyDataset | tf.data.Dataset,
-        watched: keras.utils.PyDataset | tf.data.Dataset,
+        batches: tf.data.Dataset,
+        watched: tf.data.Dataset,
         n_epochs: int | None,
         steps_per_call: int = 1,
     ) -> Learned:
@@ -272,8 +272,8 @@ class Student:
         self,
         model: keras.Model,
         stage: str,
-        batches: keras.utils.PyDataset,
-        watched: keras.utils.PyDataset,
+        batches: Batches | ActivationBatches,
+        watched: Batches | ActivationBatches,
         rate: float,
         n_epochs: int,
     ) -> list[dict[str, Any]]:
@@ -288,7 +288,7 @@ class Student:
             SmoothedCrossentropy(self.n_classes, self.recipe.label_smoothing),
             metrics=["accuracy"],
         )
-        return _fit(model, stage, batches, watched, n_epochs)
+        return _fit(model, stage, stream(batches), stream(watched), n_epochs)
 
 
 class SmoothedCrossentropy(keras.losses.Loss):
@@ -309,11 +309,30 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(soft, y_pred, from_logits=True)
 
 
+def stream(batches: Batches | ActivationBatches) -> tf.data.Dataset:
+    """Return batches as Keras takes them, the next ones made while one is learned."""
+    images = tf.TensorSpec((None, *batches.shape), batches.dtype)
+    labels = tf.TensorSpec((None,), tf.int64)
+    epoch = tf.data.Dataset.from_generator(lambda: batches, output_signature=(images, labels))
+    known = tf.data.experimental.assert_cardinality(len(batches))
+    return _untuned(epoch.apply(known).prefetch(2))
+
+
+def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a tf.data that does not tune itself: to end one that does takes 2 to 3 s an epoch.
+
+    Nothing works in that time. A `keras.utils.PyDataset` is wrapped in one that tunes itself.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
+
+
 def _in_memory(looked: Looked, rows: np.ndarray, seed: int) -> tf.data.Dataset:
     """Return the images themselves, 32 at a time in a new order every epoch, in few bytes each."""
     outputs = looked.outputs[rows, 0].astype(np.float32)
     images = tf.data.Dataset.from_tensor_slices((outputs, looked.labels[rows]))
-    return images.shuffle(max(len(rows), 1), seed=seed).batch(32)
+    return _untuned(images.shuffle(max(len(rows), 1), seed=seed).batch(32))
 
 
 def _unchanged(looked: Looked, rows: np.ndarray) -> ActivationBatches:
@@ -325,8 +344,8 @@ def _unchanged(looked: Looked, rows: np.ndarray) -> ActivationBatches:
 def _fit(
     model: keras.Model,
     stage: str,
-    batches: keras.utils.PyDataset,
-    watched: keras.utils.PyDataset,
+    batches: tf.data.Dataset,
+    watched: tf.data.Dataset,
     n_epochs: int,
     *callbacks: keras.callbacks.Callback,
 ) -> list[dict[str, Any]]:

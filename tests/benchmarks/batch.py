@@ -211,8 +211,25 @@ def from_bucket(bench: Bench) -> None:
 def from_folder(bench: Bench) -> None:
     """Measure the throughput from a folder."""
     against_plain(bench, str(bench.folder / "photos"), "folder")
-    if importlib.util.find_spec("torch") is None:
-        print("folder, timm's inference.py: PyTorch is not installed")
+    for name, title in (("timm", "timm on PyTorch"), ("ray", "Ray Data with Keras")):
+        if importlib.util.find_spec(name) is None:
+            print(f"folder, {title}: not installed")
+        else:
+            against_another(bench, name, title)
+
+
+def against_another(bench: Bench, name: str, title: str) -> None:
+    """Compare with another library, from the start of the process to its end."""
+    folder, rows = str(bench.folder / "photos"), []
+    for _ in range(bench.repeats):
+        theirs = ran(bench, "tests.benchmarks.others", name, folder)
+        ours, _ = predict(bench, folder)
+        if int(theirs.out.split()[-1]) != N_PNG:
+            raise SystemExit(f"{title} did not see {N_PNG} images: {theirs.out}")
+        rows.append((theirs.wall_s / ours.wall_s, ours.wall_s, theirs.wall_s))
+    ratio, ours_s, theirs_s = sorted(rows)[len(rows) // 2]
+    figures = f"{N_PNG / theirs_s:.0f} and {N_PNG / ours_s:.0f} images/s"
+    tell(f"folder, {title} ÷ job, whole process", ratio, "≥ 8" if name == "timm" else "", figures)
 
 
 def parts(bench: Bench) -> None:

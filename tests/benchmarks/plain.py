@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 BATCH = 32
 
@@ -29,16 +30,22 @@ def bodies(source: str) -> Iterator[bytes]:
             yield s3.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
 
 
-def main(source: str) -> None:
-    """Classify everything with a MobileNetV2 of the size that Handful trains; weights are drawn."""
+def network() -> Any:
+    """Return a MobileNetV2 of the size that Handful trains, its weights drawn."""
     import keras
-    import numpy as np
-    from PIL import Image
 
     base = keras.applications.MobileNetV2(
         (224, 224, 3), 0.35, include_top=False, weights=None, pooling="avg"
     )
-    model = keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1), base, keras.layers.Dense(4)])
+    return keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1), base, keras.layers.Dense(4)])
+
+
+def main(source: str) -> None:
+    """Classify everything."""
+    import numpy as np
+    from PIL import Image
+
+    model = network()
     rows: list[int] = []
     first_s = 0.0
     batch: list[np.ndarray] = []
