@@ -57,6 +57,24 @@ def write(
     model_bytes, predict = _checked(trained, np.concatenate([golden, check_images]))
     (folder / bundle.MODEL).write_bytes(model_bytes)
     np.savez_compressed(folder / bundle.GOLDEN, images=golden, scores=predict(golden))
+    _write_memory(trained, folder, check_images, sides or {})
+    if card.name == "mobilenet":  # the small CNN always starts from nothing
+        np.savez(folder / bundle.WEIGHTS, **models.weights(trained.model))
+    _write_report(trained, card, folder, mistakes)
+    files = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+    card = replace(card, files=files)
+    (folder / bundle.CARD).write_bytes(records.to_file(card))
+    bundle.load(str(folder))
+    return card
+
+
+def _write_memory(
+    trained: Trained, folder: Path, check_images: np.ndarray, sides: Mapping[str, str]
+) -> None:
+    """Write what the next training needs: the scores measured, and the sides of all images."""
     np.savez_compressed(
         folder / bundle.MEASURED,
         digests=np.array([hashlib.sha256(image).hexdigest() for image in check_images]),
@@ -68,22 +86,18 @@ def write(
             digests=np.array(list(sides)),
             sides=np.array(list(sides.values())),
         )
-    if card.name == "mobilenet":  # the small CNN always starts from nothing
-        np.savez(folder / bundle.WEIGHTS, **models.weights(trained.model))
+
+
+def _write_report(
+    trained: Trained, card: Card, folder: Path, mistakes: Sequence[pictures.Mistake]
+) -> None:
+    """Write what people read: the report with its pictures, and the history."""
     _write_history(trained.history, folder)
     pictures.confusion(card.metrics["confusion"], card.classes, folder / "confusion.png")
     if mistakes:
         pictures.mistakes(mistakes, folder / "mistakes.png")
     told = report.markdown(card, n_mistakes_shown=len(mistakes))
     (folder / "report.md").write_text(told, encoding="utf-8", errors="backslashreplace")
-    files = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-    }
-    card = replace(card, files=files)
-    (folder / bundle.CARD).write_bytes(records.to_file(card))
-    bundle.load(str(folder))
-    return card
 
 
 def _checked(
