@@ -207,7 +207,7 @@ def find(root: str) -> Plan | None:
         return None
     try:
         options = fields["options"]
-        plan = Plan(
+        return Plan(
             **fields
             | {
                 "options": Options(**options | {"include": tuple(options["include"])}),
@@ -217,9 +217,6 @@ def find(root: str) -> Plan | None:
         )
     except (KeyError, TypeError) as error:
         raise Broken(f"{uri}: damaged, a field is missing or unknown ({error})") from error
-    if plan.format != records.FORMAT:
-        raise Broken(f"{uri}: format must be {records.FORMAT}. Received: {plan.format!r}")
-    return plan
 
 
 def find_asked(

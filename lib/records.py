@@ -140,18 +140,24 @@ def parse_file(text: str | bytes, where: str) -> dict[str, Any]:
     """Return the fields of a sealed JSON file; `where` names it if it is damaged.
 
     Raises:
-        Broken: it is not what was written.
+        Broken: it is not what was written, or of another format.
     """
     fields = parse_object(text, where)
     if SEAL not in fields:
         raise Broken(f"{where}: damaged, it has no {SEAL}")
-    return _unsealed(fields, where)
+    return _of_our_format(_unsealed(fields, where), where)
 
 
 def _unsealed(fields: dict[str, Any], where: str) -> dict[str, Any]:
     seal = fields.pop(SEAL)
     if seal != _seal(fields):
         raise Broken(f"{where}: damaged, it is not what was written (its {SEAL} differs)")
+    return fields
+
+
+def _of_our_format(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    if fields.get("format") != FORMAT:
+        raise Broken(f"{where}: format must be {FORMAT}. Received: {fields.get('format')!r}")
     return fields
 
 
@@ -189,8 +195,7 @@ def parse_card(text: str | bytes, where: str) -> Card:
     fields = parse_object(text, where)
     if SEAL in fields:
         fields = _unsealed(fields, where)
-    if fields.get("format") != FORMAT:
-        raise Broken(f"{where}: format must be {FORMAT}. Received: {fields.get('format')!r}")
+    _of_our_format(fields, where)
     try:
         card = Card(
             **fields

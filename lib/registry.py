@@ -230,8 +230,8 @@ def _pointer(model: str) -> tuple[Champion, str] | None:
         stack = found.stack
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise Broken(f"{uri}: damaged, a field is missing or wrong ({error})") from error
-    if found.format != records.FORMAT or stack[-1:] != [found.version]:
-        raise Broken(f"{uri}: damaged, it is not of format {records.FORMAT} or contradicts itself")
+    if stack[-1:] != [found.version]:
+        raise Broken(f"{uri}: damaged, it contradicts itself: {found.version} is not the last")
     if not all(map(records.is_plain, stack)):
         raise Broken(f"{uri}: damaged, a version must be a plain name. Received: {stack}")
     return found, blob.etag

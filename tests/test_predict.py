@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,29 @@ def test_images_larger_than_what_may_be_held_come_one_at_a_time(
     endless.symlink_to(endless)  # says nothing of any image: the store is broken
     in_a_thread()
     assert isinstance(told[-1], Broken)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "summary.json", "done/shard-00000.json"])
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"format": 9}, "format must be 1. Received: 9"),
+    ({"surprise": 1}, "a field is missing or unknown .*surprise"),
+    ({"run": None, "shard": None}, "a field is missing or unknown .*(run|shard)"),
+    ({"options": 5, "drift": 5, "counts": 5}, "a field is missing or unknown"),
+])  # fmt: skip
+def test_a_sealed_state_object_of_other_fields_is_refused_by_name(
+    photos: Path, tmp_path: Path, model: Path, name: str, changes: dict[str, Any], words: str
+) -> None:
+    """None takes a field away; what an object does not have is not changed."""
+    run(photos, tmp_path / "out", model)
+    root = tmp_path / "out" / "r"
+    fields = records.parse_file((root / name).read_bytes(), name)
+    changes = {k: v for k, v in changes.items() if k in fields or k == "surprise"}
+    told = {k: v for k, v in (fields | changes).items() if v is not None}
+    (root / name).write_bytes(records.to_file(make_dataclass("Record", list(told))(**told)))
+    if name != "summary.json":
+        (root / "summary.json").unlink()
+    with pytest.raises(Broken, match=f"{name}: .*{words}"):
+        run(photos, tmp_path / "out", model)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,23 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lib import bundle, metrics, registry, storage
+from lib import bundle, metrics, records, registry, storage
 from lib.failures import Broken, Misuse
 
 NAMES = ("cat", "dog", "owl", "pig")
+
+V1 = {"version": "v1"}
+
+
+def sealed(**fields: object) -> bytes:
+    """A state file whose seal is right, whatever its fields are."""
+    return records.to_file(make_dataclass("Record", list(fields))(**fields))
 
 
 def make_version(folder: Path, source: Path, version: str, **changes: object) -> Path:
@@ -197,17 +205,36 @@ def test_a_lost_pointer_names_the_way_back(sound: Path, tmp_path: Path) -> None:
     assert registry.resolve(str(tmp_path / "cnn")).endswith(sound.name)
 
 
-@pytest.mark.parametrize("damage", [
-    b"", b"{", b"[]", b'{"version": "v1"}', b'{"version": "v1", "history": [], "format": 9}',
-    b'{"version": 5, "history": [{"version": "v1"}], "format": 1}',
-    b'{"version": "v1", "history": [{"change": "rollback"}], "format": 1}',
-    b'{"version": "v2", "history": [{"version": "v1"}], "format": 1}',
+@pytest.mark.parametrize(("damage", "words"), [
+    (b"", "it is not JSON"), (b"{", "it is not JSON"), (b"[]", "a JSON object is expected"),
+    (b'{"version": "v1", "history": [], "format": 1}', "it has no seal"),
+    (sealed(version="v1", history=[])[:-5] + b'0"\n}\n', "its seal differs"),
+    (sealed(version="v1", history=[], format=9), "format must be 1. Received: 9"),
+    (sealed(version="v1", history=[]), "format must be 1. Received: None"),
+    (sealed(version="v1", format=1), "a field is missing or wrong .*history"),
+    (sealed(version="v1", history=[], sceptre=1, format=1), "a field is missing or wrong .*sceptre"),
+    (sealed(version="v1", history=5, format=1), "a field is missing or wrong .*not iterable"),
+    (sealed(version="v1", history=["v1"], format=1), "a field is missing or wrong .*no attribute"),
+    (sealed(version="v1", history=[{"reason": "why not"}], format=1), "a field is .*'version'"),
+    (sealed(version="v1", history=[{"change": "rollback"}], format=1), "a field is .*empty list"),
+    (sealed(version="v2", history=[V1], format=1), "it contradicts itself"),
+    (sealed(version="v1", history=[V1, {"change": "rollback"}], format=1), "it contradicts itself"),
+    (sealed(version=5, history=[V1], format=1), "it contradicts itself"),
+    (sealed(version=5, history=[{"version": 5}], format=1), "must be a plain name"),
+    (sealed(version="v1", history=[{"version": "../v0"}, V1], format=1), "must be a plain name"),
 ])  # fmt: skip
-def test_a_damaged_pointer_is_refused_by_name(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_pointer_is_refused_by_name(tmp_path: Path, damage: bytes, words: str) -> None:
     (tmp_path / "cnn").mkdir()
     (tmp_path / "cnn" / registry.POINTER).write_bytes(damage)
-    with pytest.raises(Broken, match=registry.POINTER):
+    with pytest.raises(Broken, match=f"{registry.POINTER}: .*{words}"):
         registry.champion(str(tmp_path), "cnn")
+
+
+def test_a_claim_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "monday.json").write_bytes(sealed(owner="job-1", at="now", format=9))
+    with pytest.raises(Broken, match="monday.json: format must be 1. Received: 9"):
+        registry.claim(str(tmp_path), "monday", "job-1")
 
 
 def test_a_scheduled_run_belongs_to_whoever_claims_it_first(place: str) -> None:
