@@ -114,6 +114,14 @@ def test_the_whole_image_fits_and_the_rest_is_grey(
     np.testing.assert_array_equal(pixels[outside], (128, 128, 128))
 
 
+@pytest.mark.parametrize("size_px", [128, 192, 640])
+def test_what_is_shrunk_is_averaged(size_px: int) -> None:
+    stripes = np.zeros((size_px, size_px, 3), np.uint8)
+    stripes[:, ::2] = 255
+    pixels = images.decode(encoded(Image.fromarray(stripes)), RULE)
+    np.testing.assert_allclose(pixels[8:-8, 8:-8], 128, atol=16)
+
+
 def test_a_thin_image_keeps_at_least_one_pixel() -> None:
     pixels = images.decode(encoded(Image.new("RGB", (1, 5000), "lime")), RULE)
     assert (pixels == (0, 255, 0)).all(2).sum() == 64

@@ -298,6 +298,31 @@ def test_the_gate_lets_only_what_is_better_through(
     assert f"right on {100 - len(after)} of 100 held-out images" in verdict.reason
 
 
+MANY = np.repeat(np.arange(4), 100)
+
+
+@pytest.mark.parametrize(("n_lost", "promote"), [(5, True), (6, False)])
+def test_a_class_may_lose_five_of_a_hundred_images(n_lost: int, promote: bool) -> None:
+    before, after = answers(MANY, list(range(300, 400))), answers(MANY, list(range(n_lost)))
+    assert metrics.gate(MANY, before, after, NAMES, more_data=False).promote == promote
+
+
+@pytest.mark.parametrize(("n_better", "promote"), [(5, False), (6, True)])
+def test_better_is_what_chance_makes_once_in_twenty_times(n_better: int, promote: bool) -> None:
+    before, after = answers(MANY, list(range(n_better))), answers(MANY, [])
+    assert metrics.gate(MANY, before, after, NAMES, more_data=False).promote == promote
+
+
+@pytest.mark.parametrize("more_data", [False, True])
+def test_what_is_surely_worse_by_a_little_in_every_class_does_not_lead(more_data: bool) -> None:
+    wrong = [row for label in range(4) for row in range(100 * label, 100 * label + 5)]
+    before, after = answers(MANY, []), answers(MANY, wrong)
+    verdict = metrics.gate(MANY, before, after, NAMES, more_data=more_data)
+    assert verdict.p_value < metrics.SIGNIFICANCE
+    assert verdict.reason.startswith("not surely better:")
+    assert not verdict.promote
+
+
 def test_the_gate_forgives_a_small_class_one_image() -> None:
     labels = np.repeat(np.arange(4), [40, 40, 40, 3])
     before, after = answers(labels, list(range(0, 80, 4))), answers(labels, [120])

@@ -79,6 +79,23 @@ def test_no_side_shares_a_session_once_there_are_three(clocks: tuple[str, ...]) 
     assert bool(shared) == (len(clocks) < 3) == bool(split.warning)
 
 
+def test_of_two_sessions_the_second_tests_and_nothing_else_does() -> None:
+    taken = [*days("09:00"), *days("09:02"), *days("09:04"), *days("09:06"), *days("10:00")]
+    split = sessions.split(sessions.find(taken), labels_of(taken))
+    assert split.sides[-10:].tolist() == ["test"] * 10
+    assert set(split.sides[:-10]) == {"train", "validation"}
+
+
+def test_a_lone_session_is_cut_by_blocks_of_half_a_minute() -> None:
+    clocks = [f"09-{minute:02}-{second:02}" for minute in range(9) for second in range(0, 60, 2)]
+    taken = examples(*[f"{label}/{clock}-000000.png" for label in "ab" for clock in clocks])
+    split = sessions.split(sessions.find(taken), labels_of(taken))
+    assert "cut by blocks of 30 s" in split.how
+    assert set(split.sides) == set(sessions.SIDES)
+    for side in split.sides.reshape(2, 18, 15):
+        assert (side == side[:, :1]).all()
+
+
 def test_newer_images_move_none_of_the_old_ones() -> None:
     old = days("09:00", "10:00", "11:00")
     before, after = sides(old), sides(old + days("11:01", "12:00", "13:00", "14:00"))
