@@ -647,6 +647,19 @@ def test_the_page_tells_how_far_it_is_and_then_shows_all(shelf: Shelf) -> None:
     assert sum(map(len, by_class)) + len(unsure) == len(tab_many.pick(album, tab_many.ALL)) == 6
 
 
+def test_each_choice_counts_the_pictures_that_it_shows(shelf: Shelf) -> None:
+    files = [Upload(f"{n}.png", encoded(n % 4, n)) for n in range(4)]
+    for seed in range(6):
+        data = io.BytesIO()
+        Image.fromarray(samples.not_a_hand(seed, 224)).save(data, "PNG")
+        files.append(Upload(f"nothing{seed}.png", data.getvalue()))
+    *_, last = tab_many.run(shelf, files, shelf.bundles[0].card.name, {}, tab_many.Go())
+    shown = {name: len(tab_many.pick(last[1], wanted)) for name, wanted in last[2].choices}
+    assert all(name.endswith(f" ({n})") for name, n in shown.items()), shown
+    assert any(name.startswith("Not sure (") for name in shown)
+    assert sum(shown.values()) == 2 * len(files)
+
+
 def test_what_is_cancelled_says_so_last(shelf: Shelf) -> None:
     go = tab_many.Go()
     tab_many.prepare(go)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jobs import evaluation
 from lib import metrics
 
 
@@ -83,3 +84,18 @@ def test_mistakes_come_with_the_surest_first() -> None:
     scores = np.array([[0.1, 0.9], [0.4, 0.6], [0.8, 0.2], [0.05, 0.95], [0.8, 0.2]])
     assert metrics.mistakes(labels, scores).tolist() == [3, 0, 2, 4]
     assert metrics.mistakes(scores.argmax(1), scores).tolist() == []
+
+
+def test_the_figures_of_a_card_tell_the_sure_answers_from_the_others() -> None:
+    labels = np.array([0, 0, 1, 1])
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])
+    told = evaluation.figures(labels, scores, 0.7, ("cat", "dog"))
+    assert told["accuracy"]["value"] == 0.75
+    assert (told["sure_share"], told["sure_accuracy"]) == (0.75, 1.0)
+    assert told["class_mix"] == {"cat": 0.25, "dog": 0.75}
+    assert sum(told["scores_histogram"]) == 4
+    sessions = np.array(["a", "a", "b", "b"])
+    assert evaluation.per_session(labels, scores, sessions) == {
+        "a": {"accuracy": 0.5, "n_images": 2},
+        "b": {"accuracy": 1.0, "n_images": 2},
+    }

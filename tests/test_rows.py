@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from jobs import rows
+from jobs import counts, rows
 from jobs.rows import Rows
+from lib import records
 from lib.failures import Broken
-from lib.records import ErrorRow, Prediction
+from lib.records import Card, ErrorRow, ImageRule, Prediction
 
 CLASSES = ("cat", "=1+2", 'it\'s, "quoted"\n')
 
@@ -33,6 +34,25 @@ def prediction(uri: str, score: float = 0.25) -> Prediction:
     scores = {"cat": score, "=1+2": 1 - score, CLASSES[2]: 0.0}
     label = max(scores, key=scores.__getitem__)
     return Prediction(uri, '"e1"', "cnn", "v1", label, scores[label], score > 0.5, scores)
+
+
+CARD = Card(
+    name="cnn", version="v1", classes=CLASSES, image=ImageRule(), threshold=0.6, temperature=1.0,
+    metrics={}, data={}, sessions={}, config={}, libraries={},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("score", "is_sure"), [(0.5999999, False), (0.6, True), (0.6000001, True), (0.99, True)]
+)
+def test_a_score_that_reaches_the_threshold_is_sure_and_one_under_it_is_not(
+    score: float, is_sure: bool
+) -> None:
+    row = records.prediction("a.jpg", "e", CARD, [0.0, score, 1 - score])
+    assert (row.label, row.score, row.confident) == (CLASSES[1], score, is_sure)
+    told = counts.of([row], [])
+    assert (told.predicted, told.not_sure) == (1, int(not is_sure))
+    assert counts.total([told, told]).not_sure == 2 * told.not_sure
 
 
 PREDICTIONS = [prediction(uri, 0.1 * k) for k, uri in enumerate(URIS)]

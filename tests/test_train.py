@@ -60,6 +60,7 @@ def test_both_models_are_left_in_the_registry_as_champions(trained: Path) -> Non
         assert registry.champion(str(trained), name).version == card.version
         assert card.metrics["accuracy"]["n_images"] == 12
         assert card.data["n_images"] == 36
+        assert 0.5 <= card.threshold <= 0.9
         assert card.config["command"].startswith("python -m jobs.train ")
 
 
