@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,19 +120,35 @@ def test_a_damaged_card_is_refused(folder: Path, fields: dict[str, object], word
         bundle.load(str(folder))
 
 
+@pytest.mark.parametrize("change", [
+    lambda scores: 1 - scores, lambda scores: scores + 0.005, lambda scores: scores[:, :3],
+    lambda scores: scores * np.nan,
+])  # fmt: skip
 def test_a_model_that_answers_otherwise_than_its_golden_scores_is_refused(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    import hashlib
-
     with np.load(folder / "golden.npz") as golden:
-        np.savez(tmp_path / "golden.npz", images=golden["images"], scores=1 - golden["scores"])
+        np.savez(tmp_path / "golden.npz", images=golden["images"], scores=change(golden["scores"]))
     data = (tmp_path / "golden.npz").read_bytes()
     (folder / "golden.npz").write_bytes(data)
     card = json.loads((folder / "card.json").read_text())
     change_card(folder, files=card["files"] | {"golden.npz": hashlib.sha256(data).hexdigest()})
     with pytest.raises(Broken, match="does not give the scores of its golden images"):
         bundle.load(str(folder))
+
+
+@pytest.mark.parametrize("name", [bundle.WEIGHTS, bundle.SPLIT, bundle.MEASURED])
+def test_what_is_read_after_a_bundle_is_loaded_is_verified_then(
+    trained: Path, tmp_path: Path, name: str
+) -> None:
+    source = registry.resolve(str(trained / "mobilenet"))
+    folder = Path(shutil.copytree(source, tmp_path / "bundle"))
+    loaded = bundle.load(str(folder))
+    with (folder / name).open("ab") as file:
+        file.write(b"one more byte")
+    reads = {bundle.WEIGHTS: bundle.weights, bundle.SPLIT: bundle.sides}
+    with pytest.raises(Broken, match=f"{name}: .*SHA-256 differs"):
+        reads[name](str(folder)) if name in reads else bundle.measured(loaded)
 
 
 def test_the_weights_to_go_on_from_are_kept_by_the_one_that_has_one(trained: Path) -> None:
