@@ -38,7 +38,7 @@ MAX_DIRECTORY_BYTES = 4 * 2**20
 
 N_CORES = os.cpu_count() or 1
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 """What a spreadsheet takes for the start of a formula."""
 
 _DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)

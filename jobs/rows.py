@@ -107,7 +107,7 @@ def _from_gzip(kind: type[Row], data: bytes, where: str) -> Iterator[dict[str, A
 
 def _to_csv(kind: type[Row], rows: Iterable[Row], classes: Sequence[str]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")  # what it quotes are cells with either
     writer.writerow(_columns(kind, classes))
     writer.writerows([_cell(value) for value in _flat(row)] for row in rows)
     return text.getvalue().encode("utf-8", "surrogateescape")

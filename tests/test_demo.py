@@ -613,7 +613,7 @@ def test_an_archive_without_a_picture_is_told_so(
     assert "there is no picture in the archive" in last[5]
 
 
-@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx"])
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "\nx", "＝1"])
 def test_no_file_name_becomes_a_formula(shelf: Shelf, name: str) -> None:
     card = shelf.bundles[0].card
     row = records.prediction(name, "", card, [1.0] + [0.0] * (len(card.classes) - 1))

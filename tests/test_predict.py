@@ -172,6 +172,16 @@ def test_a_named_run_refuses_another_question(photos: Path, tmp_path: Path, mode
         run(photos, tmp_path / "out", model)
 
 
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "a b", "a\\b", "a\nb"])
+def test_the_name_of_a_run_leads_nowhere_else(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        predict.main([str(tmp_path), str(tmp_path / "out"), "--model", "m", "--run", name])
+    assert ended.value.code == 2
+    assert "must be letters, digits, - _ and ." in capsys.readouterr().err
+
+
 def test_bad_images_are_rows_with_a_reason(photos: Path, tmp_path: Path, model: Path) -> None:
     (photos / "0" / "text.jpg").write_text("hello")
     (photos / "0" / "zero.jpg").write_bytes(b"")

@@ -186,6 +186,16 @@ def test_a_training_killed_before_its_card_leaves_no_version(
     assert registry.resolve(storage.join(where, "cnn")).endswith("v1")
 
 
+def test_a_publication_that_breaks_off_leaves_no_version(
+    place: str, sound: Path, tmp_path: Path
+) -> None:
+    folder = make_version(tmp_path / "v1", sound, "v1")
+    (folder / "zzz").mkdir()  # no file, and so it cannot be copied
+    with pytest.raises(IsADirectoryError):
+        registry.publish(place, folder, "cnn", "v1")
+    assert registry.versions(place, "cnn") == []
+
+
 def test_a_training_killed_before_its_pointer_leaves_the_champion(
     publish: Callable[..., str],
 ) -> None:

@@ -25,6 +25,13 @@ URIS = [
     "@sum.jpg",
     "'quoted.jpg",
     "\ttab.jpg",
+    "\nline.jpg",
+    "\rreturn.jpg",
+    "a\r=1+2.jpg",
+    "＝1+2.jpg",  # noqa: RUF001
+    "＋1.jpg",  # noqa: RUF001
+    "－1.jpg",  # noqa: RUF001
+    "＠sum.jpg",  # noqa: RUF001
     'a "b", c\n\r\nd.jpg',
     "a\u2028b.jpg",
 ]
@@ -55,7 +62,7 @@ def test_a_score_that_reaches_the_threshold_is_sure_and_one_under_it_is_not(
     assert counts.total([told, told]).not_sure == 2 * told.not_sure
 
 
-PREDICTIONS = [prediction(uri, 0.1 * k) for k, uri in enumerate(URIS)]
+PREDICTIONS = [prediction(uri, k / len(URIS)) for k, uri in enumerate(URIS)]
 ERRORS = [ErrorRow(uri, "", {"code": "empty", "message": "-the file, 'is' empty"}) for uri in URIS]
 
 
@@ -89,10 +96,10 @@ def test_the_columns_of_a_csv() -> None:
     shape = Rows("csv", ("cat", "dog"))
     row = Prediction("a.jpg", "e", "cnn", "v1", "cat", 0.75, True, {"cat": 0.75, "dog": 0.25})
     assert shape.write(Prediction, [row]).decode() == (
-        "uri,etag,model,version,label,score,confident,score_cat,score_dog\n"
-        "a.jpg,e,cnn,v1,cat,0.75,true,0.75,0.25\n"
+        "uri,etag,model,version,label,score,confident,score_cat,score_dog\r\n"
+        "a.jpg,e,cnn,v1,cat,0.75,true,0.75,0.25\r\n"
     )
-    assert shape.write(ErrorRow, ERRORS[:1]).decode().startswith("uri,etag,code,message\n")
+    assert shape.write(ErrorRow, ERRORS[:1]).decode().startswith("uri,etag,code,message\r\n")
 
 
 @pytest.mark.parametrize("format", rows.FORMATS)
@@ -106,7 +113,7 @@ def test_a_damaged_part_is_refused_by_name(format: str, damage: bytes) -> None:
 
 def test_a_part_that_was_cut_is_refused() -> None:
     for format in rows.FORMATS:
-        data = Rows(format, CLASSES).write(Prediction, PREDICTIONS)
+        data = Rows(format, CLASSES).write(Prediction, PREDICTIONS[:9])
         with pytest.raises(Broken, match="damaged"):
             Rows(format, CLASSES).read(Prediction, data[: len(data) // 2], "part")
 
