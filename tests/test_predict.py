@@ -142,6 +142,21 @@ def test_a_run_that_stopped_anywhere_ends_with_the_same_rows(
             assert after[name] == before[name], name
 
 
+@pytest.mark.parametrize("lost", [[], ["errors/part-00000.jsonl"]])
+def test_what_is_stored_is_not_read_again(
+    photos: Path, tmp_path: Path, model: Path, lost: list[str]
+) -> None:
+    run(photos, tmp_path / "out", model)
+    root = tmp_path / "out" / "r"
+    for name in ["summary.json", "done/shard-00000.json", *lost]:
+        (root / name).unlink()
+    shutil.rmtree(photos)
+    loaded = bundle.load(registry.resolve(str(model)))
+    with Progress("classifying", 36) as progress:
+        done = shard.run(plan.find(str(root)), str(root), 0, loaded, progress, Limit(0.0, 36))
+    assert (done.counts.predicted, done.counts.errors) == (36, 0)
+
+
 def test_an_image_replaced_between_two_tries_still_adds_up(
     photos: Path, tmp_path: Path, model: Path
 ) -> None:
