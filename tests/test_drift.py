@@ -87,3 +87,14 @@ def test_without_predictions_nothing_is_claimed() -> None:
 def test_half_a_baseline_is_used() -> None:
     told = drift.measure(counted(HISTOGRAM, 250, 250), {"class_mix": MIX})
     assert (told.scores, told.class_mix) == (None, 0)
+
+
+@pytest.mark.parametrize(("n_images", "is_told"), [(4, False), (160, True)])
+def test_what_chance_makes_of_a_few_images_is_not_called_drift(
+    n_images: int, is_told: bool
+) -> None:
+    told = drift.measure(
+        Counts(predicted=n_images, classes={"a": n_images}), {"class_mix": {"a": 0.5, "b": 0.5}}
+    )
+    assert told.class_mix > drift.LARGE
+    assert told.sentence.startswith("these images are not like") == is_told

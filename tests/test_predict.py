@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import pipeline, plan, predict, shard, summary
+from jobs import earlier, pipeline, plan, predict, shard, summary
 from jobs.limit import Limit
 from jobs.rows import Rows
 from jobs.sources import Image
@@ -590,6 +590,15 @@ def test_an_incremental_run_takes_what_has_no_row_yet(
 
     predict.main([*asked[:3], str(trained / "cnn"), "--incremental", "--run", "other"])
     assert summary.find(str(tmp_path / "out" / "other")).predicted == 37
+
+
+def test_a_row_that_says_nothing_of_the_bytes_keeps_no_image_out(tmp_path: Path) -> None:
+    codes, shape, part = ("missing", "changed", "empty"), Rows("jsonl", ()), tmp_path / "part"
+    rows = [ErrorRow(code, "e", {"code": code, "message": "why"}) for code in codes]
+    part.write_bytes(shape.write(ErrorRow, rows))
+    known = earlier.rows([(shape, ErrorRow, str(part))])
+    assert [code for code in codes if (code, "e") in known] == ["empty"]
+    assert ("empty", "f") not in known
 
 
 def test_an_incremental_run_that_was_stopped_goes_on(
