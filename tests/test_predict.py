@@ -649,7 +649,9 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(
     assert "measured on 37 images (1 unreadable)" in told
     assert "at 0.04048 USD a vCPU-hour and 0.004445 USD a GB-hour" in told
     run(photos, tmp_path / "out", model, "--dry-run", "--json")
-    assert json.loads(capsys.readouterr().out)["cost"]["vcpu_hours"] > 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cost"]["vcpu_hours"] > 0
+    assert told["seconds_here"] == pytest.approx(37 / told["images_per_s"], abs=0.051)
 
 
 def test_a_dry_run_of_nothing_costs_next_to_nothing(
