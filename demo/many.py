@@ -38,9 +38,6 @@ MAX_DIRECTORY_BYTES = 4 * 2**20
 
 N_CORES = os.cpu_count() or 1
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
-"""What a spreadsheet takes for the start of a formula."""
-
 _DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _DAMAGES += (ArithmeticError, EOFError, LookupError, NotImplementedError, OSError, ValueError)
 """What a damaged archive raises in one place or another."""
@@ -242,6 +239,6 @@ def _cell(value: object) -> object:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+    if isinstance(value, str) and value.startswith(records.FORMULA_STARTS):
         return f"'{value}"
     return value

@@ -27,9 +27,8 @@ Row = TypeVar("Row", Prediction, ErrorRow)
 
 FORMATS = ("jsonl", "jsonl.gz", "csv", "parquet")
 
-# A spreadsheet takes a cell that begins so for a formula. The quote that disarms it is in the list
-# because one more makes it plain which quotes are ours.
-_ARMED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # noqa: RUF001
+_ARMED = (*records.FORMULA_STARTS, "'")
+"""The quote that disarms a cell is armed too: one more makes it plain which quotes are ours."""
 
 _GZIP_LEVEL = 6
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from lib.failures import Broken
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+"""A spreadsheet takes a cell of CSV that begins so for a formula."""
+
 FORMAT = 1
 """The version of the JSON written here; a reader refuses any other."""
 
