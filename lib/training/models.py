@@ -160,12 +160,6 @@ def unfreeze(model: keras.Model, after: str | None = None) -> None:
         learning = learning or layer.name == after
 
 
-def freeze_dense(model: keras.Model) -> None:
-    """Let only convolutions learn."""
-    for layer in model.layers:
-        layer.trainable = not isinstance(layer, layers.Dense)
-
-
 def round_weights(model: keras.Model) -> None:
     """Round every weight to what float16 can hold, so that what is measured is what is served."""
     for variable in model.weights:
