@@ -13,7 +13,7 @@ import pytest
 from test_registry import make_version
 
 from jobs import upload
-from lib import bundle, registry
+from lib import bundle, images, registry
 
 Queue = Callable[[], dict[str, Any]]
 
@@ -59,15 +59,19 @@ def live(s3: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_a_new_image_becomes_a_row(s3: Any, queue: Queue, hands: Path, models: Path) -> None:
-    key = "new/a hand + ü.png"
-    s3.upload_file(str(next(hands.rglob("*.png"))), "photos", key)
+    key, hand = "new/a hand + ü.png", next(hands.rglob("*.png"))
+    s3.upload_file(str(hand), "photos", key)
     assert upload.handler(queue(), None) == {"batchItemFailures": []}
     rows = live(s3)
     assert list(rows) == [f"live/photos/{key}.json"]
     row = rows[f"live/photos/{key}.json"]
     assert row["uri"] == f"s3://photos/{key}"
-    assert row["version"] == bundle.load(registry.resolve(str(models / "cnn"))).card.version
+    model = bundle.load(registry.resolve(str(models / "cnn")))
+    assert row["version"] == model.card.version
     assert row["scores"][row["label"]] == row["score"]
+    pixels = images.decode(hand.read_bytes(), model.card.image)
+    expected = dict(zip(model.card.classes, model.predict(pixels[None])[0].tolist(), strict=True))
+    assert row["scores"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_bad_image_becomes_a_row_and_other_objects_none(s3: Any, queue: Queue) -> None:
