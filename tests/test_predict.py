@@ -601,6 +601,18 @@ def test_a_row_that_says_nothing_of_the_bytes_keeps_no_image_out(tmp_path: Path)
     assert ("empty", "f") not in known
 
 
+def test_the_rows_of_an_incremental_run_keep_no_image_out_of_itself(
+    photos: Path, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [str(photos), str(tmp_path / "out"), "--model", str(model), "--incremental"]
+    told = []
+    for _ in range(2):
+        predict.main([*asked, "--run", "r", "--json"])
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["predicted"] == 36
+    assert told[1] == told[0]
+
+
 def test_an_incremental_run_that_was_stopped_goes_on(
     photos: Path, tmp_path: Path, model: Path
 ) -> None:
