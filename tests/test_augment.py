@@ -108,6 +108,24 @@ def test_what_frozen_layers_make_of_a_view_is_computed_once(
     np.testing.assert_array_equal(mended, first)
 
 
+def test_what_is_kept_belongs_to_one_layer_and_one_number_of_views(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path))
+    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+    scaled = keras.layers.Rescaling(1 / 255, name="scale")(images)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(scaled)
+    model = keras.Model(images, keras.layers.Rescaling(2.0, name="doubled")(pooled))
+    shown = dataset(3)
+
+    def look(layer: str, n_views: int) -> np.ndarray:
+        return activations.look(model, layer, shown, Recipe(), n_views).outputs
+
+    plain = look("pooled", 2)
+    np.testing.assert_allclose(look("doubled", 2), 2 * plain.astype(float), atol=2e-3)
+    assert [look("pooled", n).shape[1] for n in (1, 2, 3)] == [1, 2, 3]
+
+
 def test_an_epoch_shows_its_share_of_the_views_and_a_pass_shows_each_once() -> None:
     outputs = np.arange(5 * 4, dtype=np.float16).reshape(5, 4, 1)
     batches = ActivationBatches(
