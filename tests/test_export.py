@@ -213,6 +213,14 @@ def test_a_network_that_litert_changes_is_not_exported(
     assert not (tmp_path / "card.json").exists()
 
 
+def test_a_bundle_that_nobody_could_load_is_refused_by_who_wrote_it(
+    tmp_path: Path, shown: np.ndarray
+) -> None:
+    impossible = replace(card("cnn"), threshold=1.5)
+    with pytest.raises(Broken, match="threshold"):
+        export.write(trained(models.cnn(3, SIZE_PX)), impossible, tmp_path, shown)
+
+
 @pytest.mark.parametrize("times", [1, 2, 4])
 def test_what_a_cnn_learned_of_small_images_is_spread_over_the_same_place_of_large_ones(
     times: int,
