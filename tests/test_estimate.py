@@ -1,13 +1,17 @@
-"""What a run would cost: the arithmetic, by hand."""
+"""What a run would cost: the arithmetic, by hand, and what it is told of."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 
 from jobs import estimate
-from jobs.estimate import Prices, Task
+from jobs.estimate import Estimate, Prices, Task
+from jobs.plan import Options
+from lib import bundle, registry
 
 
 def test_the_cost_is_hours_times_prices() -> None:
@@ -46,3 +50,28 @@ def test_no_images_cost_the_start_alone() -> None:
 def test_the_prices_travel_with_the_cost() -> None:
     prices = dataclasses.replace(Prices(), region="eu-central-1")
     assert estimate.cost(1, 1, 1, Task(), prices).prices.region == "eu-central-1"
+
+
+def estimated(source: Path, output: Path, trained: Path) -> Estimate:
+    model = bundle.load(registry.resolve(str(trained / "cnn")))
+    return estimate.make(str(source), str(output), model, Options())
+
+
+def test_a_vcpu_is_as_fast_as_one_core_of_this_machine(
+    hands: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "N_CORES", 100_000)  # so that each is slow, and costs much
+    told = estimated(hands, tmp_path / "out", trained)
+    core_s = told.n_images * 100_000 / told.images_per_s
+    assert told.cost.vcpu_hours == pytest.approx((core_s + 2 * 60) / 3600, rel=1e-2)
+
+
+def test_the_sample_is_of_all_the_listing(
+    hands: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shutil.copytree(hands, tmp_path / "photos")
+    for first in sorted(source.rglob("*.png"))[:6]:
+        first.write_bytes(b"not a picture")
+    monkeypatch.setattr(estimate, "N_SAMPLED", 6)
+    told = estimated(source, tmp_path / "out", trained)
+    assert (told.n_images, told.n_sampled, told.n_unreadable) == (36, 6, 1)
