@@ -327,6 +327,20 @@ def test_a_damaged_state_object_is_refused_by_name(
         run(photos, tmp_path / "out", model)
 
 
+def test_a_part_that_lost_a_row_ends_in_no_summary(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    run(photos, tmp_path / "out", model)
+    root = tmp_path / "out" / "r"
+    part = root / "predictions/part-00000.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:-1]))
+    for name in ("done/shard-00000.json", "summary.json"):
+        (root / name).unlink()
+    with pytest.raises(Broken, match=r"listed must be .* Received: 36 and 35 \+ 0 \+ 0"):
+        run(photos, tmp_path / "out", model)
+    assert not (root / "summary.json").exists()
+
+
 def test_a_missing_bucket_and_a_missing_model_are_said_in_a_line(
     photos: Path, tmp_path: Path, model: Path, s3: Any
 ) -> None:
