@@ -78,6 +78,11 @@ def test_rows_come_out_as_they_went_in(format: str, kind: type, some: list) -> N
     assert shape.write(kind, some) == data
 
 
+def test_a_compressed_part_does_not_tell_when_it_was_written() -> None:
+    data = Rows("jsonl.gz", CLASSES).write(Prediction, PREDICTIONS)
+    assert data[4:8] == bytes(4)  # MTIME, https://www.rfc-editor.org/rfc/rfc1952#page-7
+
+
 @pytest.mark.parametrize("format", rows.FORMATS)
 def test_a_file_name_that_is_not_utf8_is_a_row_that_is_known_again(format: str) -> None:
     shape, odd = Rows(format, CLASSES), prediction("caf\udce9.jpg")
