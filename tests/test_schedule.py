@@ -175,6 +175,7 @@ def test_a_schedule_is_created_listed_paused_resumed_and_deleted(
     schedule.main(["list"])
     assert "weekly               on       cron(0 3 ? * MON *)" in capsys.readouterr().out
     before = found(cloud, "weekly")
+    assert before["ScheduleExpressionTimezone"] == "Europe/Berlin"
     schedule.main(["pause", "weekly"])
     paused = found(cloud, "weekly")
     assert paused["State"] == "DISABLED"
