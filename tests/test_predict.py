@@ -157,6 +157,21 @@ def test_what_is_stored_is_not_read_again(
     assert (done.counts.predicted, done.counts.errors) == (36, 0)
 
 
+def test_a_done_shard_is_believed_and_its_errors_count(
+    photos: Path, tmp_path: Path, model: Path
+) -> None:
+    (photos / "0" / "bad.png").write_bytes(b"not a picture")
+    run(photos, tmp_path / "out", model)
+    root, limit = tmp_path / "out" / "r", Limit(1.0, 37)
+    shutil.rmtree(root / "predictions")
+    shutil.rmtree(photos)
+    loaded = bundle.load(registry.resolve(str(model)))
+    with Progress("classifying", 37) as progress:
+        done = shard.run(plan.find(str(root)), str(root), 0, loaded, progress, limit)
+    assert (done.counts.predicted, done.counts.errors, limit.n_errors) == (36, 1, 1)
+    assert not (root / "predictions").exists()
+
+
 def test_an_image_replaced_between_two_tries_still_adds_up(
     photos: Path, tmp_path: Path, model: Path
 ) -> None:
@@ -475,6 +490,12 @@ def test_a_planning_that_never_ended_is_begun_anew(
     run(photos, tmp_path / "out", model, "--shards", "3")
     run(photos, tmp_path / "out", model)
     assert len(rows_of(tmp_path / "out")) == 36
+
+
+def test_an_error_rate_says_nothing_of_less_than_20_images() -> None:
+    Limit(0.1, 19).add(19)
+    with pytest.raises(BadData, match="at most 10% of the 20 images may be errors. Received: 3"):
+        Limit(0.1, 20).add(3)
 
 
 def test_the_error_rate_is_that_of_the_whole_run(photos: Path, tmp_path: Path, model: Path) -> None:
