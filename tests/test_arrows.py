@@ -58,6 +58,7 @@ def test_records_need_nothing_but_the_standard_library() -> None:
     ("module", "absent"),
     [
         ("jobs.predict", ("tensorflow", "keras", "boto3", "gradio", "matplotlib")),
+        ("jobs.upload", ("tensorflow", "keras", "boto3", "gradio", "matplotlib")),
         ("jobs.train", ("tensorflow", "keras", "boto3", "gradio", "matplotlib")),
         ("demo.app", ("tensorflow", "keras", "boto3", "matplotlib")),
     ],
@@ -68,3 +69,15 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert told.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_whole_run_never_loads_what_trains(hands: Path, tmp_path: Path) -> None:
+    """What is imported late, while images are classified, no import at the top tells of."""
+    asked = [str(hands), str(tmp_path / "out"), "--model", str(ROOT / "demo" / "models" / "cnn")]
+    code = f"import sys; from jobs import predict; predict.main({asked!r}); print(*sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert list((tmp_path / "out").glob("*/summary.json"))
+    loaded = told.stdout.splitlines()[-1].split()
+    assert not {"tensorflow", "keras", "lib.training"} & set(loaded)
