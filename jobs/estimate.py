@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import IO
 
 from jobs import pipeline, plan
@@ -144,5 +143,7 @@ def measure(sampled: Sequence[Image], model: Bundle) -> tuple[float, int]:
 def _sample(spool: IO[bytes], n_images: int) -> list[Image]:
     """Return images from all over the listing, at equal distances."""
     spool.seek(0)
-    lines = islice(spool, 0, None, max(1, n_images // N_SAMPLED))
-    return [Image(**records.parse_object(line, "the listing")) for line in islice(lines, N_SAMPLED)]
+    n_sampled = min(n_images, N_SAMPLED)
+    drawn = {k * n_images // n_sampled for k in range(n_sampled)}
+    lines = (line for k, line in enumerate(spool) if k in drawn)
+    return [Image(**records.parse_object(line, "the listing")) for line in lines]

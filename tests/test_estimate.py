@@ -66,12 +66,21 @@ def test_a_vcpu_is_as_fast_as_one_core_of_this_machine(
     assert told.cost.vcpu_hours == pytest.approx((core_s + 2 * 60) / 3600, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("n_sampled", "bad", "n_unreadable"), [(6, slice(6), 1), (20, slice(30, 36), 3)]
+)
 def test_the_sample_is_of_all_the_listing(
-    hands: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    hands: Path,
+    tmp_path: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_sampled: int,
+    bad: slice,
+    n_unreadable: int,
 ) -> None:
     source = shutil.copytree(hands, tmp_path / "photos")
-    for first in sorted(source.rglob("*.png"))[:6]:
-        first.write_bytes(b"not a picture")
-    monkeypatch.setattr(estimate, "N_SAMPLED", 6)
+    for path in sorted(source.rglob("*.png"))[bad]:
+        path.write_bytes(b"not a picture")
+    monkeypatch.setattr(estimate, "N_SAMPLED", n_sampled)
     told = estimated(source, tmp_path / "out", trained)
-    assert (told.n_images, told.n_sampled, told.n_unreadable) == (36, 6, 1)
+    assert (told.n_images, told.n_sampled, told.n_unreadable) == (36, n_sampled, n_unreadable)

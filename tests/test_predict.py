@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import earlier, pipeline, plan, predict, shard, summary
+from jobs import earlier, patience, pipeline, plan, predict, shard, summary
 from jobs.limit import Limit
 from jobs.rows import Rows
 from jobs.sources import Image
@@ -275,6 +275,7 @@ def test_images_larger_than_what_may_be_held_come_one_at_a_time(
 ) -> None:
     """Room that is never freed would stop a run for good: a thread, to see that it does not."""
     monkeypatch.setattr(pipeline, "READ_AHEAD_BYTES", 1)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     loaded = bundle.load(registry.resolve(str(model)))
     todo = [Image(e.uri, e.etag, e.size_bytes) for e in storage.entries(str(photos))]
     gone, endless, *_ = (Path(image.uri) for image in todo)

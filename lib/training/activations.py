@@ -15,7 +15,7 @@ import queue
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -96,7 +96,6 @@ def _key(frozen: keras.Model, layer: str, recipe: Recipe, n_views: int) -> str:
     """Return a digest of all that the activations depend on but the image."""
     digest = hashlib.sha256(repr((layer, n_views, recipe.seed)).encode())
     if n_views > 1:
-        digest.update(repr(asdict(augment.LIMITS)).encode())
         for drawing in (augment, cutout):
             digest.update(inspect.getsource(drawing).encode())
     for weight in frozen.weights:
