@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photos = asked.photos or f"{folder}/hands"
         if not asked.photos:
-            samples.write(Path(photos), n_images_per_class=60, seed=1)
+            samples.write(Path(photos), n_images_per_class=40, seed=1)
         rows = Path(folder) / "rows.jsonl"
         rows.touch()
         for name in asked.only:
