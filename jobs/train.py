@@ -355,7 +355,10 @@ def _on_random_split(name: str, run: Run, trained: Trained, backbone: str) -> di
     from lib.training import measure
 
     start = "none" if name == "cnn" else _backbone(backbone)
-    n_test = len(trained.rows)
+    n_folds = 1
+    if run.arguments.cross_validate:  # every image was left out once
+        n_folds = len(np.unique(run.sessions.names[trained.rows]))
+    n_test = len(trained.rows) // n_folds
     rows, scores = measure.on_random_split(
         _student(name, run, start), run.measured_rows, n_test, trained.n_epochs
     )

@@ -89,6 +89,19 @@ def test_training_decodes_what_predicting_decodes(
         np.testing.assert_allclose(there[example.uri], scores, atol=1e-6)
 
 
+def test_cross_validation_measures_on_all_and_the_random_split_beside_it_on_a_fold(
+    hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "cache"))
+    where = str(tmp_path / "registry")
+    command = [str(hands), "--registry", where, "--models", "mobilenet", "--frozen"]
+    train.main([*command, "--backbone", str(train.SHIPPED), "--cross-validate"])
+    card = bundle.load(registry.resolve(f"{where}/mobilenet")).card
+    assert card.metrics["how"] == "each of 3 sessions left out in turn"
+    assert card.metrics["accuracy"]["n_images"] == 36
+    assert card.metrics["random_split"]["n_images"] == 12
+
+
 def test_stray_and_hidden_files_are_ignored_and_reported(
     album: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
