@@ -21,13 +21,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from lib.bundle import N_INTERPRETERS, signatures
+from lib.bundle import N_INTERPRETERS
 from lib.commands import Progress
 from lib.training import augment, cutout, models
 from lib.training.dataset import Dataset
-from lib.training.litert import convert
+from lib.training.litert import convert_function, function
 
 if TYPE_CHECKING:
     from lib.training.fit import Recipe
@@ -127,7 +126,7 @@ def _compute(
     runners: queue.SimpleQueue[Any] = queue.SimpleQueue()
     content = _converted(frozen, paths[0].parent / "frozen.tflite")
     for _ in range(N_INTERPRETERS):
-        runners.put(signatures(content, "frozen")["frozen"])
+        runners.put(function(content))
     with (
         Progress("looking", len(rows) * n_views, "views") as progress,
         ThreadPoolExecutor(N_INTERPRETERS) as pool,
@@ -140,7 +139,7 @@ def _compute(
             for view in range(n_views):
                 random = _random(paths[row], seed, view)
                 pixels = augment.view(image, random, mask=mask) if view else image
-                outputs[row, view] = runner(images=pixels[None])["outputs"][0]
+                outputs[row, view] = runner(pixels)
             runners.put(runner)
             _keep(paths[row], lambda file: np.save(file, outputs[row], allow_pickle=False))
             progress.add(n_views)
@@ -156,7 +155,7 @@ def _random(path: Path, seed: int, view: int) -> np.random.Generator:
 def _converted(frozen: keras.Model, path: Path) -> bytes:
     """Return frozen layers as a LiteRT model; the conversion takes seconds, so it is kept too."""
     if not path.exists():
-        content = convert(_signature(frozen))
+        content = convert_function(frozen)
         _keep(path, lambda file: file.write(content))
     return path.read_bytes()
 
@@ -165,17 +164,6 @@ def _keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         write(file)
     os.replace(file.name, path)  # whole or absent, whoever else writes it
-
-
-def _signature(frozen: keras.Model) -> Any:
-    """Return what adds the one signature of frozen layers to an archive."""
-    spec = tf.TensorSpec((1, *frozen.input_shape[1:]), tf.uint8, name="images")
-
-    def add(archive: keras.export.ExportArchive) -> None:
-        archive.track(frozen)
-        archive.add_endpoint("frozen", lambda images: {"outputs": frozen(images)}, [spec])
-
-    return add
 
 
 class ActivationBatches:
