@@ -32,6 +32,13 @@ def test_the_cnn_learns_small_images_first_and_ends_with_the_published_layers() 
     assert [type(layer) for layer in learned.model.layers] == [type(x) for x in published.layers]
 
 
+def test_the_published_recipe_sees_the_pixels_themselves() -> None:
+    published = replace(student(), recipe=fit.Recipe(depth="frozen", head_epochs=1))
+    layers = {layer.name for layer in published.learn(ROWS, ROWS).model.layers}
+    ours = {layer.name for layer in student(QUARTER).learn(ROWS).model.layers}
+    assert ours - layers == {"from_background"}
+
+
 def moved(**changes: object) -> dict[str, float]:
     """Return how far the weights of some layers go in the last stage, by their kernels' largest."""
     before = models.cnn(2, 64)

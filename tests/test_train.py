@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from jobs import judge, photos, predict, train
-from lib import bundle, commands, images, registry, storage
+from lib import bundle, commands, images, registry, samples, storage
 from lib.failures import BadData, Broken, Misuse
 from lib.records import Example
 from lib.training import fit, models
@@ -52,6 +52,18 @@ def test_the_scaling_is_a_layer_of_each_graph() -> None:
     for model, low in ((models.cnn(2, 32), 0), (models.mobilenet(2, 32, "none"), -1)):
         scaled = np.asarray(model.get_layer("scale")(pixels))
         np.testing.assert_allclose(scaled[0, 0, :, 0], (low, 1), atol=1e-6)
+
+
+def test_the_small_cnn_sees_the_same_object_in_any_light() -> None:
+    away = models.cnn(2, 56).get_layer("from_background")
+    hand = samples.draw(2, seed=1, size_px=56).image[None] / np.float32(255)
+    seen = np.asarray(away(hand))
+    negative, pale, red = 1 - hand, 0.5 * hand + 0.3, hand[..., [2, 1, 0]]
+    np.testing.assert_allclose(away(negative), seen, atol=1e-4)
+    np.testing.assert_allclose(away(pale), seen, atol=0.15)
+    np.testing.assert_allclose(away(red), seen[..., [2, 1, 0]], atol=1e-4)
+    assert seen.max() > 1
+    assert float(np.max(away(np.full((1, 56, 56, 3), 0.7, np.float32)))) < 1e-3
 
 
 def test_both_models_are_left_in_the_registry_as_champions(trained: Path) -> None:

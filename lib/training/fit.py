@@ -168,7 +168,7 @@ class Student:
         self, train: np.ndarray, validation: np.ndarray, n_epochs: int | None
     ) -> Learned:
         if self.recipe.depth == "frozen":
-            model = models.cnn(self.n_classes, self._size_px)
+            model = models.cnn(self.n_classes, self._size_px, plain=True)
             batches = Batches(self.dataset, train, batch_size=32, seed=self.recipe.seed)
             watched = Batches(self.dataset, validation, batch_size=64, seed=0)
             return self._until_it_stops(model, "all", stream(batches), stream(watched), n_epochs)

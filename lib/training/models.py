@@ -26,6 +26,11 @@ CUT = "block_12_add"
 ALPHA = 0.35
 """The width of MobileNetV2, as a share of the published one."""
 
+EDGE_SHARE = 28
+"""The edge of an image, where its background shows, is one such part of its side wide."""
+
+FAINTEST = 4 / 255
+"""What differs from the background by less than this is noise, and is not made stronger."""
 
 OTHER_WAYS = (
     "other ways: set KERAS_HOME to a folder that has them, --backbone FILE.h5, --backbone BUNDLE, "
@@ -37,10 +42,37 @@ class NoWeights(Broken):
     """ImageNet's weights are neither in Keras' cache nor to be had."""
 
 
-def cnn(n_classes: int, size_px: int) -> keras.Model:
-    """Return the small CNN: uint8 (N, size_px, size_px, 3) -> logits float32 (N, n_classes)."""
+class FromBackground(layers.Layer):
+    """How far each pixel is from what lies behind the object, whichever of the two is brighter.
+
+    float32 (N, H, W, 3), pixels 0 to 1, becomes the same shape, 0 and up: in each channel the
+    distance from the mean of the upper, left and right edges (things enter from below), as a share
+    of twice the root mean square over the image. Light, its colour, and whether the object is
+    darker or brighter than the wall are gone: a network of this size does not learn that they do
+    not matter, not even from views that change them.
+    """
+
+    def call(self, pixels: object) -> object:
+        """Return the distances; nothing in here learns."""
+        width = max(1, pixels.shape[1] // EDGE_SHARE)
+        edges = (pixels[:, :width], pixels[:, :, :width], pixels[:, :, -width:])
+        behind = sum(keras.ops.mean(edge, (1, 2), keepdims=True) for edge in edges) / len(edges)
+        distance = keras.ops.abs(pixels - behind)
+        spread = keras.ops.mean(keras.ops.square(distance), (1, 2, 3), keepdims=True)
+        return distance / (2 * (keras.ops.sqrt(spread) + FAINTEST))
+
+
+def cnn(n_classes: int, size_px: int, *, plain: bool = False) -> keras.Model:
+    """Return the small CNN: uint8 (N, size_px, size_px, 3) -> logits float32 (N, n_classes).
+
+    Args:
+        plain: it sees the pixels themselves, as published, and not their distance from the
+            background. The layers that learn are the published ones either way.
+    """
     images = keras.Input((size_px, size_px, 3), dtype="uint8", name="images")
     x = layers.Rescaling(1 / 255, name="scale")(images)
+    if not plain:
+        x = FromBackground(name="from_background")(x)
     x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(x)
     x = layers.MaxPooling2D(2, 2, padding="same", name="pool1")(x)
     x = layers.Conv2D(16, 4, padding="same", activation="relu", name="conv2")(x)
