@@ -70,8 +70,10 @@ class Recipe:
     """Adam's highest rate where the top goes on from an earlier version."""
     again_epochs: int = 3
 
-    all_rate: float = 1e-4
-    """Adam's highest rate while every convolution learns."""
+    all_rate: float = 3e-5
+    """Adam's highest rate while every convolution learns. Of drawn hands alone, 2,000, it made 0.970
+    of the photographs right, which were 0.973 before; 1e-4 0.953, and 2e-4 for twice as long 0.963:
+    what ImageNet taught the first layers is worth more than what drawings add."""
     all_epochs: int = 2
 
     new_rate: float = 1e-3
