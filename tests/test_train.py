@@ -101,6 +101,7 @@ def test_training_decodes_what_predicting_decodes(
         np.testing.assert_allclose(there[example.uri], scores, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_validation_measures_on_all_and_the_random_split_beside_it_on_a_fold(
     hands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_missing_bucket_is_one_line_and_exit_1(s3: Any, tmp_path: Path) -> Non
     assert "no such bucket" in told.stderr
 
 
+@pytest.mark.slow
 def test_without_a_network_training_goes_on_from_the_backbone_that_ships(
     hands: Path, tmp_path: Path
 ) -> None:
@@ -305,6 +307,7 @@ def test_weights_go_round_through_a_bundle(trained: Path) -> None:
         np.testing.assert_array_equal(again[path], value)
 
 
+@pytest.mark.slow
 def test_a_second_version_leads_only_through_the_gate(
     trained: Path, hands: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
