@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import samples
 from lib.records import Example
@@ -51,6 +52,21 @@ def test_light_and_polarity_go_far_from_the_original() -> None:
     views = [augment.view(image, np.random.default_rng(s), still).astype(int) for s in range(200)]
     brighter = [view[28:36, 28:36].mean() > view[:8, :8].mean() for view in views]
     assert 0.2 < np.mean(brighter) < 0.5
+
+
+def test_what_a_turn_uncovers_repeats_the_edge_however_far_that_is() -> None:
+    rows = np.repeat(np.linspace(10, 250, 64).round().astype(np.uint8)[:, None], 48, axis=1)
+    image = np.stack([rows] * 3, axis=-1)
+    matrix = np.array([[1.0, 0.0, -30.0], [0.0, 1.0, -20.0]])
+    moved = np.asarray(augment._extended(image, matrix, (48, 64)))
+    assert (moved[:20] == 10).all()
+    assert (moved[20:] == image[:44]).all()
+    everywhere = np.pad(image, [(32, 32), (32, 32), (0, 0)], mode="edge")
+    turned = np.array([[0.8, 0.9, -12.5], [-0.7, 1.1, 20.25]])
+    expected = augment._warped(
+        Image.fromarray(everywhere), turned + [[0, 0, 32]] * 2, (48, 64), None
+    )
+    assert (np.asarray(augment._extended(image, turned, (48, 64))) == np.asarray(expected)).all()
 
 
 @pytest.mark.parametrize(("limit", "changed"), [
