@@ -15,6 +15,7 @@ from lib.commands import Progress
 from lib.training import augment, models
 from lib.training.activations import ActivationBatches, Looked, look
 from lib.training.dataset import Batches, Dataset
+from lib.training.head import Head
 
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -210,11 +211,20 @@ class Student:
     ) -> Learned:
         """Train the head on what the frozen layers made of each image, by the published recipe."""
         looked = look(model, models.POOLED, self.dataset, self.recipe, n_views=1)
-        head = self._after(model, models.POOLED)
-        batches = _in_memory(looked, train, self.recipe.seed)
-        watched = _in_memory(looked, validation, self.recipe.seed)
-        learned = self._until_it_stops(head, "head", batches, watched, n_epochs, len(batches))
-        return Learned(model, learned.history, learned.n_epochs)
+        head = Head(model, self.recipe.head_rate, self.recipe.seed)
+        watched = NOBODY if n_epochs else validation
+        n_most = n_epochs or self.recipe.head_epochs
+        history: list[dict[str, Any]] = []
+        with Progress(f"training {model.name}, head", n_most, "epochs") as progress:
+
+            def tell(measured: Mapping[str, float]) -> None:
+                history.append(_row("head", len(history) + 1, measured))
+                progress.add(note=_note(measured))
+
+            patience_epochs = self.recipe.patience_epochs
+            best_epoch = head.learn(looked, train, watched, n_most, patience_epochs, tell)
+        head.put_back()
+        return Learned(model, history, best_epoch)
 
     def _learn_top(self, model: keras.Model, train: np.ndarray, validation: np.ndarray) -> Learned:
         """Train head and top blocks on what the frozen layers made of each view."""
@@ -263,7 +273,6 @@ class Student:
         batches: tf.data.Dataset,
         watched: tf.data.Dataset,
         n_epochs: int | None,
-        steps_per_call: int = 1,
     ) -> Learned:
         """Fit until the validation loss stops falling and go back to its lowest."""
         stopping = keras.callbacks.EarlyStopping(
@@ -273,7 +282,6 @@ class Student:
             keras.optimizers.Adam(self.recipe.head_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            steps_per_execution=steps_per_call,
         )
         if n_epochs:
             return Learned(model, _fit(model, stage, batches, watched, n_epochs), n_epochs)
@@ -364,13 +372,6 @@ def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.with_options(options)
 
 
-def _in_memory(looked: Looked, rows: np.ndarray, seed: int) -> tf.data.Dataset:
-    """Return the images themselves, 32 at a time in a new order every epoch, in few bytes each."""
-    outputs = looked.outputs[rows, 0].astype(np.float32)
-    images = tf.data.Dataset.from_tensor_slices((outputs, looked.labels[rows]))
-    return _untuned(images.shuffle(max(len(rows), 1), seed=seed).batch(32))
-
-
 def _unchanged(looked: Looked, rows: np.ndarray) -> ActivationBatches:
     """Return the images themselves, without their other views."""
     alone = Looked(looked.outputs[:, :1], looked.labels)
@@ -388,9 +389,7 @@ def _fit(
     """Fit and return a row an epoch; what is not watched is empty."""
     with Progress(f"training {model.name}, {stage}", n_epochs, "epochs") as progress:
         telling = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda _, logs: progress.add(
-                note=", ".join(f"{name} {logs[name]:.3f}" for name in MEASURES if name in logs)
-            )
+            on_epoch_end=lambda _, logs: progress.add(note=_note(logs))
         )
         told = model.fit(
             batches,
@@ -401,10 +400,15 @@ def _fit(
             verbose=0,
         )
     return [
-        {
-            "stage": stage,
-            "epoch": epoch + 1,
-            **{n: round(told.history[n][epoch], 6) if n in told.history else "" for n in MEASURES},
-        }
+        _row(stage, epoch + 1, {name: told.history[name][epoch] for name in told.history})
         for epoch in told.epoch
     ]
+
+
+def _row(stage: str, epoch: int, measured: Mapping[str, float]) -> dict[str, Any]:
+    figures = {name: round(measured[name], 6) if name in measured else "" for name in MEASURES}
+    return {"stage": stage, "epoch": epoch, **figures}
+
+
+def _note(measured: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {measured[name]:.3f}" for name in MEASURES if name in measured)

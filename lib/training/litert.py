@@ -30,12 +30,19 @@ def convert(
 def convert_function(network: keras.Model) -> bytes:
     """Return a LiteRT model of one network, for one image at a time, without a signature.
 
-    Its graph goes to the converter as it is: by way of a saved model it takes five times as long.
+    Its graph goes to the converter as it is, its weights as constants: by way of a saved model it
+    takes seven times as long, with variables half as long again.
     """
     spec = tf.TensorSpec((1, *network.input_shape[1:]), tf.uint8, name="images")
-    traced = tf.function(lambda images: network(images)).get_concrete_function(spec)
+    weights = [
+        [tf.constant(np.asarray(variable)) for variable in variables]
+        for variables in (network.trainable_variables, network.non_trainable_variables)
+    ]
+    call = tf.function(lambda images: network.stateless_call(*weights, images)[0], autograph=False)
     with without_greetings():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], network)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [call.get_concrete_function(spec)], network
+        )
         converter.experimental_lower_to_saved_model = False
         return converter.convert()
 
