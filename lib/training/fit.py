@@ -66,6 +66,7 @@ class Recipe:
     """Adam's highest rate while the top learns; it rises at first and falls by half a cosine."""
     top_epochs: int = 12
     views_per_epoch: int = 3
+    top_batch_size: int = 128
 
     again_rate: float = 3e-4
     """Adam's highest rate where the top goes on from an earlier version."""
@@ -237,7 +238,7 @@ class Student:
         batches = ActivationBatches(
             looked,
             train,
-            batch_size=128,
+            batch_size=self.recipe.top_batch_size,
             seed=self.recipe.seed,
             views_per_epoch=self.recipe.views_per_epoch,
         )
