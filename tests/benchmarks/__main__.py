@@ -24,7 +24,7 @@ from tests.benchmarks.told import ROWS
 MODEL = "demo/models/mobilenet"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
-TRAINING = ["mobilenet", "random", "frozen", "default", "second", "memory"]
+TRAINING = ["mobilenet", "few", "random", "frozen", "default", "second", "memory"]
 """All but the small CNN, which takes longer than the others together: ask for it by `--only cnn`."""
 
 FULL = {
