@@ -133,14 +133,16 @@ def _compute(
     ):
 
         def look_at(row: int) -> None:
-            runner = runners.get()
             image = dataset.images[row]
             mask = dataset.mask(row) if n_views > 1 else None
-            for view in range(n_views):
-                random = _random(paths[row], seed, view)
-                pixels = augment.view(image, random, mask=mask) if view else image
-                outputs[row, view] = runner(pixels)
-            runners.put(runner)
+            runner = runners.get()
+            try:
+                for view in range(n_views):
+                    random = _random(paths[row], seed, view)
+                    pixels = augment.view(image, random, mask=mask) if view else image
+                    outputs[row, view] = runner(pixels)
+            finally:
+                runners.put(runner)  # or the other threads would wait for it for ever
             _keep(paths[row], lambda file: np.save(file, outputs[row], allow_pickle=False))
             progress.add(n_views)
 
