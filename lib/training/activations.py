@@ -93,7 +93,7 @@ def features(dataset: Dataset, recipe: Recipe, start: str | Mapping[str, np.ndar
 
 def _key(frozen: keras.Model, layer: str, recipe: Recipe, n_views: int) -> str:
     """Return a digest of all that the activations depend on but the image."""
-    digest = hashlib.sha256(repr((layer, n_views, recipe.seed)).encode())
+    digest = hashlib.sha256(repr((layer, n_views, recipe.seed, frozen.input_shape)).encode())
     if n_views > 1:
         for drawing in (augment, cutout):
             digest.update(inspect.getsource(drawing).encode())
