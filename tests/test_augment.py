@@ -142,6 +142,30 @@ def test_what_is_kept_belongs_to_one_layer_and_one_number_of_views(
     assert [look("pooled", n).shape[1] for n in (1, 2, 3)] == [1, 2, 3]
 
 
+def test_what_is_kept_belongs_to_one_size_of_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of any size, but a network is converted for one."""
+    monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path))
+    for size_px in (32, 48):
+        images = keras.Input((size_px, size_px, 3), dtype="uint8", name="images")
+        model = keras.Model(images, keras.layers.GlobalAveragePooling2D(name="pooled")(images))
+        shown = dataset(3, size_px)
+        outputs = activations.look(model, "pooled", shown, Recipe(), n_views=1).outputs
+        np.testing.assert_allclose(outputs[:, 0], shown.images.mean((1, 2)), rtol=2e-3)
+
+
+@pytest.mark.timeout(60)
+def test_what_a_view_fails_with_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path))
+    images = keras.Input((48, 48, 3), dtype="uint8", name="images")
+    model = keras.Model(images, keras.layers.GlobalAveragePooling2D(name="pooled")(images))
+    with pytest.raises(ValueError, match="[Dd]imension"):
+        activations.look(model, "pooled", dataset(12, size_px=32), Recipe(), n_views=1)
+
+
 def test_an_epoch_shows_its_share_of_the_views_and_a_pass_shows_each_once() -> None:
     outputs = np.arange(5 * 4, dtype=np.float16).reshape(5, 4, 1)
     batches = ActivationBatches(

@@ -187,11 +187,8 @@ def frozen(bench: Bench) -> None:
     """Train the head alone, as published: through kept activations, and as Keras does it."""
     student = bench.student("mobilenet", depth="frozen")
     watch, train = bench.rest[::5], np.setdiff1d(bench.rest, bench.rest[::5])
-    rows = np.arange(len(bench.rest))
-    seen, shown = (
-        rows[::5],
-        np.setdiff1d(rows, rows[::5]),
-    )  # the same, where only they are looked at
+    rows = np.arange(len(bench.rest))  # the same ones, where no others are looked at
+    seen, shown = rows[::5], np.setdiff1d(rows, rows[::5])
     first, again = alone(bench, student), alone(bench, student)
     with own_cache():
         first_s, learned = timed(lambda: first.learn(shown, seen))
