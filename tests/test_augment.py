@@ -166,18 +166,22 @@ def test_what_a_view_fails_with_is_told_at_once(
         activations.look(model, "pooled", dataset(12, size_px=32), Recipe(), n_views=1)
 
 
-def test_an_epoch_shows_its_share_of_the_views_and_a_pass_shows_each_once() -> None:
+def test_every_epoch_shows_each_view_once_in_another_order() -> None:
     outputs = np.arange(5 * 4, dtype=np.float16).reshape(5, 4, 1)
-    batches = ActivationBatches(
-        Looked(outputs, np.arange(5)), np.array([0, 2, 4]), batch_size=4, seed=0, views_per_epoch=2
-    )
-    seen = []
+    rows = np.array([0, 2, 4])
+    batches = ActivationBatches(Looked(outputs, np.arange(5)), rows, batch_size=5, seed=0)
+    orders = []
     for _ in range(2):
-        for x, y in batches:
+        shown = list(batches)
+        assert [len(y) for _, y in shown] == [5, 5, 2]
+        assert len(batches) == len(shown)
+        orders.append([])
+        for x, y in shown:
             assert x.dtype == np.float32
             np.testing.assert_array_equal(x[:, 0] // 4, y)
-            seen += x[:, 0].tolist()
-    assert sorted(seen) == [*range(4), *range(8, 12), *range(16, 20)]
+            orders[-1] += x[:, 0].tolist()
+    assert sorted(orders[0]) == sorted(orders[1]) == [*range(4), *range(8, 12), *range(16, 20)]
+    assert orders[0] != orders[1]
 
 
 def test_every_epoch_shows_each_image_once_in_another_order() -> None:

@@ -171,43 +171,28 @@ def _keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 class ActivationBatches:
     """Activations and labels in a new order every epoch.
 
-    To iterate over it is an epoch, which shows `views_per_epoch` views of each image; all views
-    come before one comes again.
+    To iterate over it is an epoch, which shows every view of each image once.
     """
 
     dtype = np.float32
 
-    def __init__(
-        self,
-        looked: Looked,
-        rows: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int,
-        views_per_epoch: int = 1,
-    ) -> None:
+    def __init__(self, looked: Looked, rows: np.ndarray, *, batch_size: int, seed: int) -> None:
         self.shape = looked.outputs.shape[2:]
         self._looked = looked
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
-        self._n_shown = len(rows) * views_per_epoch
-        self._epochs_per_pass = looked.outputs.shape[1] // views_per_epoch
+        self._n_shown = len(rows) * looked.outputs.shape[1]
         self._n_epochs = 0
 
     def __len__(self) -> int:
         return -(-self._n_shown // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        which_pass, part = divmod(self._n_epochs, self._epochs_per_pass)
+        order = np.random.default_rng((self._seed, self._n_epochs)).permutation(self._n_shown)
         self._n_epochs += 1
-        n_views = self._looked.outputs.shape[1]
-        order = np.random.default_rng((self._seed, which_pass)).permutation(
-            len(self._rows) * n_views
-        )
-        order = order[part * self._n_shown : (part + 1) * self._n_shown]
-        for batch in range(len(self)):
-            shown = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-            images, views = np.divmod(shown, n_views)
+        for start in range(0, self._n_shown, self._batch_size):
+            shown = order[start : start + self._batch_size]
+            images, views = np.divmod(shown, self._looked.outputs.shape[1])
             rows = self._rows[images]
             yield self._looked.outputs[rows, views].astype(self.dtype), self._looked.labels[rows]

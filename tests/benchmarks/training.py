@@ -290,7 +290,7 @@ def every_view(bench: Bench, student: fit.Student, fed: Callable[[Batches], obje
     change = partial(augment.view, limits=augment.LIMITS)
     size = recipe.top_batch_size
     batches = Batches(bench.data, bench.rest, batch_size=size, seed=recipe.seed, change=change)
-    n_epochs = recipe.top_epochs * recipe.views_per_epoch
+    n_epochs = recipe.top_epochs * recipe.n_views
     n_steps = n_epochs * len(batches)
     falling = keras.optimizers.schedules.CosineDecay(
         0.0, n_steps - n_steps // 20, warmup_target=recipe.top_rate, warmup_steps=n_steps // 20
