@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 
@@ -52,11 +53,17 @@ def test_few_images_are_learned_as_well_as_many() -> None:
     assert learned.history[-1]["loss"] < 0.5
 
 
-def moved(**changes: object) -> dict[str, float]:
+@pytest.fixture(scope="module")
+def before() -> keras.Model:
+    """The small CNN as it begins its last stage."""
+    model = models.cnn(2, 64)
+    models.transplant(student(QUARTER).learn(ROWS).model, model)
+    models.round_weights(model)
+    return model
+
+
+def moved(before: keras.Model, **changes: object) -> dict[str, float]:
     """Return how far the weights of some layers go in the last stage, by their kernels' largest."""
-    before = models.cnn(2, 64)
-    models.transplant(student(QUARTER).learn(ROWS).model, before)
-    models.round_weights(before)
     after = student(QUARTER, replace(WHOLE, **changes)).learn(ROWS).model
     return {
         name: float(np.abs(before.get_layer(name).kernel - after.get_layer(name).kernel).max())
@@ -64,16 +71,17 @@ def moved(**changes: object) -> dict[str, float]:
     }
 
 
-def test_dense_layers_may_follow_slowly() -> None:
+def test_dense_layers_may_follow_slowly(before: keras.Model) -> None:
     """A step of Adam is as long as its rate, whatever the gradient."""
-    same, slow = moved(dense_share=1.0), moved(dense_share=1 / 8)
+    same, slow = moved(before, dense_share=1.0), moved(before, dense_share=1 / 8)
     assert same["dense1"] > 0.6 * same["conv1"]
     assert slow["dense1"] < 0.2 * slow["conv1"]
 
 
-def test_a_stage_may_end_with_the_average_of_its_weights() -> None:
+def test_a_stage_may_end_with_the_average_of_its_weights(before: keras.Model) -> None:
     """It begins with the first step, so it is near that one."""
-    assert moved(epochs=4, ema_momentum=0.999)["conv1"] < 0.6 * moved(epochs=4)["conv1"]
+    averaged = moved(before, epochs=4, ema_momentum=0.999)
+    assert averaged["conv1"] < 0.6 * moved(before, epochs=4)["conv1"]
 
 
 @pytest.mark.parametrize(("n_views", "n_epochs"), [(1000, 5), (24, 3), (1, 1)])
