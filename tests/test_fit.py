@@ -13,8 +13,8 @@ from lib import bundle, samples
 from lib.training import fit, models
 from lib.training.dataset import Dataset
 
-QUARTER = fit.Stage("quarter size", 4, rate=2e-3, batch_size=4, epochs=2, n_views=1000)
-WHOLE = fit.Stage("whole size", 1, 2e-3, 4, epochs=1, n_views=1000, dense_share=1 / 8)
+QUARTER = fit.Stage("quarter size", 4, rate=2e-3, batch_size=4, epochs=2, steps=0, n_views=1000)
+WHOLE = fit.Stage("whole size", 1, 2e-3, 4, epochs=1, steps=0, n_views=1000, dense_share=1 / 8)
 ROWS = np.arange(8)
 
 
@@ -84,7 +84,12 @@ def test_a_stage_may_end_with_the_average_of_its_weights(before: keras.Model) ->
     assert averaged["conv1"] < 0.6 * moved(before, epochs=4)["conv1"]
 
 
-@pytest.mark.parametrize(("n_views", "n_epochs"), [(1000, 5), (24, 3), (1, 1)])
-def test_many_images_are_shown_in_fewer_epochs(n_views: int, n_epochs: int) -> None:
-    stage = fit.Stage("quarter size", 4, 2e-3, 4, epochs=5, n_views=n_views)
+@pytest.mark.parametrize(
+    ("steps", "n_views", "n_epochs"),
+    [(0, 1000, 5), (0, 24, 3), (0, 1, 1), (13, 1000, 7), (13, 24, 3)],
+)
+def test_few_images_are_shown_in_more_epochs_and_many_in_fewer(
+    steps: int, n_views: int, n_epochs: int
+) -> None:
+    stage = fit.Stage("quarter size", 4, 2e-3, 4, epochs=5, steps=steps, n_views=n_views)
     assert len(student(stage).learn(ROWS).history) == n_epochs

@@ -34,6 +34,8 @@ class Stage:
     """Adam's highest rate; it rises at first and falls by half a cosine."""
     batch_size: int
     epochs: int
+    steps: int
+    """More epochs where they would be fewer steps: few images need as many as many do."""
     n_views: int
     """Fewer epochs where they would show more views than this, but never less than one."""
     dense_share: float = 1.0
@@ -87,10 +89,10 @@ class Recipe:
     new_epochs: int = 16
     """Epochs of a MobileNetV2 that starts from nothing."""
     stages: tuple[Stage, ...] = (
-        Stage("quarter size", 4, 2e-3, 64, epochs=120, n_views=100_000),
-        Stage("half size", 2, 1e-3, 64, epochs=24, n_views=20_000),
+        Stage("quarter size", 4, 2e-3, 64, epochs=120, steps=800, n_views=100_000),
+        Stage("half size", 2, 1e-3, 64, epochs=24, steps=150, n_views=20_000),
         Stage(
-            "whole size", 1, 3.2e-3, 16, epochs=18, n_views=16_000,
+            "whole size", 1, 3.2e-3, 16, epochs=18, steps=400, n_views=16_000,
             dense_share=1 / 8, ema_momentum=0.99,
         ),
     )  # fmt: skip
@@ -202,7 +204,8 @@ class Student:
             change=partial(augment.view, limits=augment.NEAR_LIMITS),
         )
         watched = Batches(dataset, validation, batch_size=64, seed=0)
-        n_epochs = min(stage.epochs, max(1, stage.n_views // len(train)))
+        n_epochs = max(stage.epochs, -(-stage.steps // len(batches)))
+        n_epochs = min(n_epochs, max(1, stage.n_views // len(train)))
         adam = partial(
             SlowDense,
             dense_share=stage.dense_share,
