@@ -337,6 +337,7 @@ def learned(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Learned:
     return Learned(album, folder / "registry", told.getvalue())
 
 
+@pytest.mark.slow
 def test_training_goes_on_and_tells_what_it_found(learned: Learned) -> None:
     lines = learned.told.splitlines()
     start = lines.index("data: 5 findings")
@@ -349,6 +350,7 @@ def test_training_goes_on_and_tells_what_it_found(learned: Learned) -> None:
     assert start < lines.index(next(line for line in lines if line.startswith("split: ")))
 
 
+@pytest.mark.slow
 def test_what_was_found_is_in_the_card_and_in_the_report(learned: Learned) -> None:
     findings = {f["finding"]: f for f in learned.card["data"]["findings"]}
     assert list(findings)[:5] == [
@@ -361,6 +363,7 @@ def test_what_was_found_is_in_the_card_and_in_the_report(learned: Learned) -> No
         assert f"| {name} | {found['n_images']} | {found['says']} | " in report
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_neither_learned_from_nor_measured_on(learned: Learned) -> None:
     data = learned.card["data"]
     assert data["n_images"] == 35
@@ -373,6 +376,7 @@ def test_what_was_left_out_is_neither_learned_from_nor_measured_on(learned: Lear
     assert digest not in measured
 
 
+@pytest.mark.slow
 def test_pixels_stay_with_their_names_when_some_are_left_out(learned: Learned) -> None:
     from lib.training import dataset
 
@@ -393,6 +397,7 @@ def test_a_bundle_shows_its_worst_mistakes(trained: Path) -> None:
     assert "(mistakes.png)" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_bundle_for_others_keeps_no_photograph(learned: Learned) -> None:
     assert learned.card["metrics"]["accuracy"]["value"] < 1
     pictures = {path.name for path in learned.folder.glob("*.png")}

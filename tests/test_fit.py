@@ -71,6 +71,7 @@ def moved(before: keras.Model, **changes: object) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_dense_layers_may_follow_slowly(before: keras.Model) -> None:
     """A step of Adam is as long as its rate, whatever the gradient."""
     same, slow = moved(before, dense_share=1.0), moved(before, dense_share=1 / 8)
@@ -78,6 +79,7 @@ def test_dense_layers_may_follow_slowly(before: keras.Model) -> None:
     assert slow["dense1"] < 0.2 * slow["conv1"]
 
 
+@pytest.mark.slow
 def test_a_stage_may_end_with_the_average_of_its_weights(before: keras.Model) -> None:
     """It begins with the first step, so it is near that one."""
     averaged = moved(before, epochs=4, ema_momentum=0.999)
