@@ -25,7 +25,7 @@ MODEL = "demo/models/mobilenet"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 TRAINING = ["mobilenet", "few", "random", "frozen", "default", "second", "memory"]
-"""All but the small CNN, which takes longer than the others together: ask for it by `--only cnn`."""
+"""All but the small CNN, which takes longer than the others together: `--only cnn cnn-few`."""
 
 FULL = {
     "training": ["{photos}", "--only", *TRAINING],
