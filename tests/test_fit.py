@@ -53,6 +53,21 @@ def test_few_images_are_learned_as_well_as_many() -> None:
     assert learned.history[-1]["loss"] < 0.5
 
 
+@pytest.mark.slow
+def test_the_head_learns_before_the_top_does() -> None:
+    """A top that follows a head which knows nothing is ruined: the loss then stays near 1.39."""
+    images = np.stack([samples.draw(k % 4, seed=k).image for k in range(160)])
+    dataset = Dataset(images, np.arange(160) % 4, [], np.full(160, np.nan), [])
+    recipe = fit.Recipe(seed=1)
+    try:
+        learned = fit.Student("mobilenet", dataset, 4, recipe, "imagenet").learn(np.arange(160))
+    except models.NoWeights:
+        pytest.skip("ImageNet's weights are not here")
+    stages = [row["stage"] for row in learned.history]
+    assert stages == ["head"] * 5 + ["top"] * 15
+    assert learned.history[-1]["loss"] < 0.7
+
+
 @pytest.fixture(scope="module")
 def before() -> keras.Model:
     """The small CNN as it begins its last stage."""

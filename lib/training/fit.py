@@ -56,7 +56,7 @@ class Recipe:
     """Of the true class's score, spread over all; the published recipe has none."""
 
     head_rate: float = 1e-3
-    """Adam's rate for layers that start from nothing, in the published recipe."""
+    """Adam's rate for the head while it learns alone."""
     head_epochs: int = 50
     """Epochs of the published recipe at the most; early stopping ends sooner."""
     patience_epochs: int = 3
@@ -64,6 +64,10 @@ class Recipe:
 
     n_views: int = 4
     """Views of each image, the image itself among them, that the top learns from in every epoch."""
+    head_steps: int = 100
+    """Steps of the head alone, at least, before the top learns with it. Without them what a head
+    that knows nothing asks of the top ruined it in three of four trainings on 160 drawn hands:
+    0.43, 0.19, 0.20 of others were right; with them 0.85, 0.90, 0.85."""
     top_rate: float = 1e-3
     """Adam's highest rate while the top learns; it rises at first and falls by half a cosine. At
     3e-3 and 128 images a step the head died in its first steps wherever there were few: of eight
@@ -237,27 +241,29 @@ class Student:
     def _learn_top(self, model: keras.Model, train: np.ndarray, validation: np.ndarray) -> Learned:
         """Train head and top blocks on what the frozen layers made of each view."""
         looked = look(model, models.CUT, self.dataset, self.recipe, n_views=self.recipe.n_views)
-        models.unfreeze(model, after=models.CUT)
         batches = ActivationBatches(
             looked,
             train,
             batch_size=self.recipe.top_batch_size,
             seed=self.recipe.seed,
         )
-        rate = self.recipe.top_rate
-        n_epochs = max(self.recipe.top_epochs, -(-self.recipe.top_steps // len(batches)))
+        watched = _unchanged(looked, validation)
+
+        def learn(stage: str, after: str, rate: float, n_epochs: int) -> list[dict[str, Any]]:
+            models.unfreeze(model, after)
+            top = self._after(model, models.CUT)
+            return self._for_epochs(top, stage, batches, watched, rate, n_epochs)
+
+        recipe = self.recipe
         if self.before:
             models.go_on_from(model, self.before, models.CUT)
-            rate, n_epochs = self.recipe.again_rate, self.recipe.again_epochs
-        history = self._for_epochs(
-            self._after(model, models.CUT),
-            "top",
-            batches,
-            _unchanged(looked, validation),
-            rate,
-            n_epochs,
-        )
-        return Learned(model, history, n_epochs)
+            history = learn("top", models.CUT, recipe.again_rate, recipe.again_epochs)
+            return Learned(model, history, recipe.again_epochs)
+        n_head = -(-recipe.head_steps // len(batches))
+        n_top = max(recipe.top_epochs, -(-recipe.top_steps // len(batches)))
+        history = learn("head", models.POOLED, recipe.head_rate, n_head)
+        history += learn("top", models.CUT, recipe.top_rate, n_top)
+        return Learned(model, history, n_top)
 
     def _learn_images(
         self, model: keras.Model, train: np.ndarray, validation: np.ndarray, n_epochs: int

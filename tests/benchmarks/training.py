@@ -286,20 +286,23 @@ def every_view(bench: Bench, student: fit.Student, fed: Callable[[Batches], obje
     recipe = student.recipe
     keras.utils.set_random_seed(recipe.seed)
     model = models.mobilenet(student.n_classes, bench.data.images.shape[1], bench.backbone)
-    models.unfreeze(model, after=models.CUT)
     change = partial(augment.view, limits=augment.LIMITS)
     size = recipe.top_batch_size
     batches = Batches(bench.data, bench.rest, batch_size=size, seed=recipe.seed, change=change)
-    n_epochs = recipe.top_epochs * recipe.n_views
-    n_steps = n_epochs * len(batches)
-    falling = keras.optimizers.schedules.CosineDecay(
-        0.0, n_steps - n_steps // 20, warmup_target=recipe.top_rate, warmup_steps=n_steps // 20
-    )
-    model.compile(
-        keras.optimizers.Adam(falling, global_clipnorm=1.0),
-        fit.SmoothedCrossentropy(student.n_classes, recipe.label_smoothing),
-    )
-    model.fit(fed(batches), epochs=n_epochs, verbose=0, shuffle=False)
+    for after, rate, n_epochs in (
+        (models.POOLED, recipe.head_rate, -(-recipe.head_steps // len(batches))),
+        (models.CUT, recipe.top_rate, recipe.top_epochs * recipe.n_views),
+    ):
+        models.unfreeze(model, after)
+        n_steps = n_epochs * len(batches)
+        falling = keras.optimizers.schedules.CosineDecay(
+            0.0, n_steps - n_steps // 20, warmup_target=rate, warmup_steps=n_steps // 20
+        )
+        model.compile(
+            keras.optimizers.Adam(falling, global_clipnorm=1.0),
+            fit.SmoothedCrossentropy(student.n_classes, recipe.label_smoothing),
+        )
+        model.fit(fed(batches), epochs=n_epochs, verbose=0, shuffle=False)
     return model
 
 
