@@ -55,7 +55,7 @@ def test_few_images_are_learned_as_well_as_many() -> None:
 
 @pytest.mark.slow
 def test_the_head_learns_before_the_top_does() -> None:
-    """A top that follows a head which knows nothing is ruined: the loss then stays near 1.39."""
+    """A top that follows a head which knows nothing is ruined at first: the loss ends at 0.70."""
     images = np.stack([samples.draw(k % 4, seed=k).image for k in range(160)])
     dataset = Dataset(images, np.arange(160) % 4, [], np.full(160, np.nan), [])
     recipe = fit.Recipe(seed=1)
@@ -65,7 +65,7 @@ def test_the_head_learns_before_the_top_does() -> None:
         pytest.skip("ImageNet's weights are not here")
     stages = [row["stage"] for row in learned.history]
     assert stages == ["head"] * 5 + ["top"] * 15
-    assert learned.history[-1]["loss"] < 0.7
+    assert learned.history[-1]["loss"] < 0.55
 
 
 @pytest.fixture(scope="module")
