@@ -12,6 +12,7 @@ from math import inf
 
 import keras
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from lib import metrics
 from lib.training.activations import Looked
@@ -46,6 +47,7 @@ class Head:
         self._layers[0].set_weights(self._weights[:2])
         self._layers[1].set_weights(self._weights[2:])
 
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # two wait for each other most of the time
     def learn(
         self,
         looked: Looked,
