@@ -184,16 +184,20 @@ def test_every_epoch_shows_each_view_once_in_another_order() -> None:
     assert orders[0] != orders[1]
 
 
-def test_every_epoch_shows_each_image_once_in_another_order() -> None:
-    batches = Batches(dataset(10), np.arange(3, 9), batch_size=4, seed=0)
+@pytest.mark.parametrize("n_passes", [1, 3])
+def test_every_epoch_shows_each_image_as_often_in_another_order(n_passes: int) -> None:
+    images, rows = dataset(10), np.arange(3, 9)
+    batches = Batches(images, rows, batch_size=4, seed=0, n_passes=n_passes)
     orders = []
     for _ in range(2):
-        pixels = np.concatenate([images for images, _ in batches])
-        orders.append(
-            [int(np.flatnonzero((dataset(10).images == p).all((1, 2, 3)))[0]) for p in pixels]
-        )
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(3, 9))
-    assert orders[0] != orders[1]
+        shown = [pixels for pixels, _ in batches]
+        assert len(batches) == len(shown)
+        orders += [
+            [int(np.flatnonzero((images.images == p).all((1, 2, 3)))[0]) for p in passed]
+            for passed in np.split(np.concatenate(shown), n_passes)
+        ]
+    assert all(sorted(order) == rows.tolist() for order in orders)
+    assert len(set(map(tuple, orders))) == len(orders)
 
 
 def test_shrinking_takes_the_mean_of_each_square() -> None:

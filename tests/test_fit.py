@@ -13,8 +13,8 @@ from lib import bundle, samples
 from lib.training import fit, models
 from lib.training.dataset import Dataset
 
-QUARTER = fit.Stage("quarter size", 4, rate=2e-3, batch_size=4, epochs=2, steps=0, n_views=1000)
-WHOLE = fit.Stage("whole size", 1, 2e-3, 4, epochs=1, steps=0, n_views=1000, dense_share=1 / 8)
+QUARTER = fit.Stage("quarter size", 4, rate=2e-3, batch_size=4, n_shown=2, steps=0, n_views=1000)
+WHOLE = fit.Stage("whole size", 1, 2e-3, 4, n_shown=1, steps=0, n_views=1000, dense_share=1 / 8)
 ROWS = np.arange(8)
 
 
@@ -29,7 +29,7 @@ def student(*stages: fit.Stage) -> fit.Student:
 def test_the_cnn_learns_small_images_first_and_ends_with_the_published_layers() -> None:
     learned = student(QUARTER, WHOLE).learn(ROWS)
     stages = [(row["stage"], row["epoch"]) for row in learned.history]
-    assert stages == [("quarter size", 1), ("quarter size", 2), ("whole size", 1)]
+    assert stages == [("quarter size", 1), ("whole size", 1)]
     published = models.cnn(2, 64)
     assert [w.shape for w in learned.model.weights] == [w.shape for w in published.weights]
     assert [type(layer) for layer in learned.model.layers] == [type(x) for x in published.layers]
@@ -97,16 +97,21 @@ def test_dense_layers_may_follow_slowly(before: keras.Model) -> None:
 @pytest.mark.slow
 def test_a_stage_may_end_with_the_average_of_its_weights(before: keras.Model) -> None:
     """It begins with the first step, so it is near that one."""
-    averaged = moved(before, epochs=4, ema_momentum=0.999)
-    assert averaged["conv1"] < 0.6 * moved(before, epochs=4)["conv1"]
+    averaged = moved(before, n_shown=4, ema_momentum=0.999)
+    assert averaged["conv1"] < 0.6 * moved(before, n_shown=4)["conv1"]
 
 
 @pytest.mark.parametrize(
-    ("steps", "n_views", "n_epochs"),
-    [(0, 1000, 5), (0, 24, 3), (0, 1, 1), (13, 1000, 7), (13, 24, 3)],
+    ("n_images", "n_epochs", "n_passes"),
+    [(10, 4, 20), (200, 5, 1), (300, 3, 1), (1000, 1, 1)],
 )
-def test_few_images_are_shown_in_more_epochs_and_many_in_fewer(
-    steps: int, n_views: int, n_epochs: int
+def test_few_images_are_shown_more_often_and_many_less(
+    n_images: int, n_epochs: int, n_passes: int
 ) -> None:
-    stage = fit.Stage("quarter size", 4, 2e-3, 4, epochs=5, steps=steps, n_views=n_views)
-    assert len(student(stage).learn(ROWS).history) == n_epochs
+    stage = fit.Stage("quarter size", 4, 2e-3, 10, n_shown=5, steps=80, n_views=1000)
+    assert stage.epochs(n_images) == (n_epochs, n_passes)
+
+
+def test_an_epoch_of_few_images_shows_each_as_often() -> None:
+    history = student(replace(QUARTER, n_shown=30)).learn(ROWS).history
+    assert [row["epoch"] for row in history] == [1, 2, 3]

@@ -140,6 +140,7 @@ class Batches:
 
     Args:
         rows: which rows of the dataset, int (n,).
+        n_passes: how often an epoch shows each of them.
         change: a function of one image, uint8 (H, W, 3), a random generator, and `mask`, which
             tells where the image's object is.
     """
@@ -153,6 +154,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
+        n_passes: int = 1,
         change: Callable[..., np.ndarray] | None = None,
     ) -> None:
         self.shape = dataset.images.shape[1:]
@@ -160,16 +162,17 @@ class Batches:
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
+        self._n_passes = n_passes
         self._change = change
         self._n_epochs = 0
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._batch_size)
+        return -(-len(self._rows) * self._n_passes // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         self._n_epochs += 1
         random = np.random.default_rng((self._seed, self._n_epochs))
-        order = random.permutation(self._rows)
+        order = np.concatenate([random.permutation(self._rows) for _ in range(self._n_passes)])
         for batch in range(len(self)):
             rows = order[batch * self._batch_size : (batch + 1) * self._batch_size]
             yield self._pixels(rows, batch), self._dataset.labels[rows]

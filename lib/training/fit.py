@@ -20,6 +20,10 @@ from lib.training.head import Head
 
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
+LEAST_STEPS = 20
+"""Of an epoch of the small CNN. While one begins and another ends nothing is learned, so an epoch
+shows few images several times."""
+
 NOBODY = np.empty(0, np.int64)
 """The rows of a validation that does not take place."""
 
@@ -34,15 +38,23 @@ class Stage:
     rate: float
     """Adam's highest rate; it rises at first and falls by half a cosine."""
     batch_size: int
-    epochs: int
+    n_shown: int
+    """Views of each image that are shown."""
     steps: int
-    """More epochs where they would be fewer steps: few images need as many as many do."""
+    """More views where they would be fewer steps: few images need as many as many do."""
     n_views: int
-    """Fewer epochs where they would show more views than this, but never less than one."""
+    """Fewer where they would be more than this of all images, but never less than one of each."""
     dense_share: float = 1.0
     """The rate of the dense layers, as a share of that of the convolutions."""
     ema_momentum: float | None = None
     """Of the moving average of the weights, which are then those that the stage ends with."""
+
+    def epochs(self, n_images: int) -> tuple[int, int]:
+        """Return how many epochs it has, and how many views of each image one of them shows."""
+        n_shown = max(self.n_shown, -(-self.steps * self.batch_size // n_images))
+        n_shown = min(n_shown, max(1, self.n_views // n_images))
+        n_passes = min(n_shown, -(-LEAST_STEPS * self.batch_size // n_images))
+        return -(-n_shown // n_passes), n_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +106,10 @@ class Recipe:
     new_epochs: int = 16
     """Epochs of a MobileNetV2 that starts from nothing."""
     stages: tuple[Stage, ...] = (
-        Stage("quarter size", 4, 2e-3, 64, epochs=120, steps=800, n_views=100_000),
-        Stage("half size", 2, 1e-3, 64, epochs=24, steps=150, n_views=20_000),
+        Stage("quarter size", 4, 2e-3, 64, n_shown=120, steps=500, n_views=100_000),
+        Stage("half size", 2, 1e-3, 64, n_shown=24, steps=150, n_views=20_000),
         Stage(
-            "whole size", 1, 3.2e-3, 16, epochs=18, steps=400, n_views=16_000,
+            "whole size", 1, 3.2e-3, 16, n_shown=18, steps=300, n_views=16_000,
             dense_share=1 / 8, ema_momentum=0.99,
         ),
     )  # fmt: skip
@@ -201,18 +213,18 @@ class Student:
     def _learn_stage(
         self, model: keras.Model, stage: Stage, train: np.ndarray, validation: np.ndarray
     ) -> list[dict[str, Any]]:
-        """Train the small CNN on a new view of each image in every epoch."""
+        """Train the small CNN on views of each image that it never saw before."""
         dataset = self.dataset.shrunk(stage.shrink)
+        n_epochs, n_passes = stage.epochs(len(train))
         batches = Batches(
             dataset,
             train,
             batch_size=stage.batch_size,
             seed=self.recipe.seed,
+            n_passes=n_passes,
             change=partial(augment.view, limits=augment.NEAR_LIMITS),
         )
         watched = Batches(dataset, validation, batch_size=64, seed=0)
-        n_epochs = max(stage.epochs, -(-stage.steps // len(batches)))
-        n_epochs = min(n_epochs, max(1, stage.n_views // len(train)))
         adam = partial(
             SlowDense,
             dense_share=stage.dense_share,
