@@ -7,6 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from jobs.train import SHIPPED
 from lib import bundle, samples
@@ -66,6 +67,33 @@ def test_the_head_learns_before_the_top_does() -> None:
     stages = [row["stage"] for row in learned.history]
     assert stages == ["head"] * 5 + ["top"] * 15
     assert learned.history[-1]["loss"] < 0.55
+
+
+def test_a_folded_network_answers_and_learns_as_the_one_it_shares_its_weights_with() -> None:
+    whole = models.mobilenet(4, 96, bundle.weights(str(SHIPPED)))
+    models.unfreeze(whole)
+    folded = models.folded(whole)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+    learning = {id(v): v.path for v in whole.trainable_variables}
+    assert learning.keys() == {id(v) for v in folded.trainable_variables}
+    images = np.stack([samples.draw(k, seed=k).image[64:160, 64:160] for k in range(4)])
+    logits, gradients = zip(*(answer(one, images) for one in (whole, folded)), strict=True)
+    np.testing.assert_allclose(*logits, atol=1e-4)
+    for at, path in learning.items():
+        one, other = (found[at] for found in gradients)
+        assert np.linalg.norm(one - other) < 1e-2 * np.linalg.norm(one), path
+
+
+def answer(model: keras.Model, images: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Return a network's logits, and the gradient of their square by each variable's identity."""
+    with tf.GradientTape() as tape:
+        logits = model(images)
+        loss = tf.reduce_sum(logits**2)
+    variables = model.trainable_variables
+    found = tape.gradient(loss, [variable.value for variable in variables])
+    return logits.numpy(), {
+        id(variable): gradient.numpy() for variable, gradient in zip(variables, found, strict=True)
+    }
 
 
 @pytest.fixture(scope="module")

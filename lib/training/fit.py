@@ -24,6 +24,10 @@ LEAST_STEPS = 20
 """Of an epoch of the small CNN. While one begins and another ends nothing is learned, so an epoch
 shows few images several times."""
 
+STEPS_AT_ONCE = 8
+"""Between which Keras does not come back to Python: that takes 2 to 3 ms, of a step of 30. More do
+not take less, and a signal has to wait for them."""
+
 NOBODY = np.empty(0, np.int64)
 """The rows of a validation that does not take place."""
 
@@ -181,7 +185,8 @@ class Student:
         if self.recipe.depth == "top":
             return learned
         models.unfreeze(model)
-        then = self._learn_images(model, train, validation, self.recipe.all_epochs)
+        whole = models.folded(model)
+        then = self._learn_images(whole, train, validation, self.recipe.all_epochs)
         return Learned(model, learned.history + then.history, then.n_epochs)
 
     @property
@@ -266,7 +271,7 @@ class Student:
 
         def learn(stage: str, after: str, rate: float, n_epochs: int) -> list[dict[str, Any]]:
             models.unfreeze(model, after)
-            top = self._after(model, models.CUT)
+            top = models.folded(self._after(model, models.CUT))
             return self._for_epochs(top, stage, batches, watched, rate, n_epochs)
 
         recipe = self.recipe
@@ -337,6 +342,7 @@ class Student:
             adam(falling, global_clipnorm=1.0),
             SmoothedCrossentropy(self.n_classes, self.recipe.label_smoothing),
             metrics=["accuracy"],
+            steps_per_execution=STEPS_AT_ONCE,
         )
         return _fit(model, stage, stream(batches), stream(watched), n_epochs)
 
